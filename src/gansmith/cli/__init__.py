@@ -1,0 +1,63 @@
+"""The command line: verbs → functions. Parses, validates, prints; torch is imported only inside verbs.
+
+One module per verb group, imported when its verb is used, so that `gansmith --help` answers at once.
+"""
+
+import importlib
+import sys
+
+import click
+
+import gansmith
+from gansmith import errors
+
+# verb → (module with a click command of that name, one-line help shown without importing it)
+VERBS = {
+    "train": ("gansmith.cli.train", "Train a GAN on your images, or go on with a run."),
+    "data": ("gansmith.cli.data", "Prepare and inspect data sets."),
+    "sample": ("gansmith.cli.sample", "Draw images, grids, interpolations from a run or snapshot."),
+    "info": ("gansmith.cli.info", "Show what a run, snapshot, checkpoint or data set holds."),
+    "env": ("gansmith.cli.env", "Print what a bug report needs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a verb's module only when the verb is run or asked for help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        return getattr(importlib.import_module(VERBS[name][0]), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(gansmith.__version__, prog_name="gansmith")
+def gansmith_command() -> None:
+    """Train, sample and inspect large class-conditional GANs (BigGAN, BigGAN-deep)."""
+
+
+def main() -> None:
+    """Entry point of the `gansmith` program: runs a verb and turns endings into exit codes."""
+    try:
+        gansmith_command(prog_name="gansmith", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(errors.EXIT_USAGE)
+    except errors.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(errors.EXIT_USAGE)
+    except errors.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(errors.EXIT_STOPPED)
+    except errors.Diverged as diverged:
+        print(f"error: {diverged}", file=sys.stderr)
+        sys.exit(errors.EXIT_DIVERGED)

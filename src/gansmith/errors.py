@@ -1,0 +1,21 @@
+"""How gansmith ends: one exception for users' mistakes, and the exit codes a script can rely on."""
+
+EXIT_DONE = 0
+EXIT_USAGE = 2
+EXIT_STOPPED = 3
+EXIT_DIVERGED = 4
+
+
+class UserError(Exception):
+    """A mistake of the user, or of the files given: shown as one message, without a traceback, exit code 2.
+
+    The message names the flag or file, what was given, what is allowed, and what to type next.
+    """
+
+
+class Stopped(Exception):
+    """The run was asked to stop (signal or time limit) and has been saved: exit code 3, resumable."""
+
+
+class Diverged(Exception):
+    """Training met non-finite values beyond the retry limit: exit code 4."""

@@ -1,0 +1,1 @@
+"""Networks. Imports torch and nothing else of gansmith."""

@@ -1,0 +1,1 @@
+"""Files that hold networks: our snapshots, and foreign formats."""
