@@ -1,0 +1,26 @@
+"""The configuration of a run: one validated object, merged from preset, file and command line."""
+
+from gansmith.config.merge import (
+    diff,
+    flat,
+    from_flat,
+    load,
+    parse_overrides,
+    preset_names,
+    to_yaml,
+)
+from gansmith.config.schema import Config, describe, fields, images
+
+__all__ = [
+    "Config",
+    "describe",
+    "diff",
+    "fields",
+    "flat",
+    "from_flat",
+    "images",
+    "load",
+    "parse_overrides",
+    "preset_names",
+    "to_yaml",
+]

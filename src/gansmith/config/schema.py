@@ -1,0 +1,265 @@
+"""The settings of a run: names, kinds, allowed values and what they contradict.
+
+Every field is *free* (may change at any restart) or *identity* (what the run is: a change is refused on
+resume). This room knows what the settings are called, not what they do.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+_UNITS = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+_AMOUNT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(k|M|G|ep|)\s*$")
+
+
+def free(default: Any, description: str, **limits: Any) -> Any:
+    """A field that may change whenever the run is started again."""
+    return Field(default, description=description, json_schema_extra={"kind": "free"}, **limits)
+
+
+def identity(default: Any, description: str, **limits: Any) -> Any:
+    """A field that makes the run what it is; changing it on resume needs --allow-change."""
+    return Field(default, description=description, json_schema_extra={"kind": "identity"}, **limits)
+
+
+def images(amount: str | int | float, epoch: int) -> int:
+    """Turns an amount such as `128k`, `20M`, `3ep` or 5000 into a number of images.
+
+    epoch: images per epoch, what `ep` multiplies. Raises ValueError for anything else.
+    """
+    match = _AMOUNT.match(str(amount))
+    if not match:
+        raise ValueError(f"{amount!r} is not an amount of images; write 5000, 128k, 20M or 3ep")
+    number, unit = float(match[1]), match[2]
+    return round(number * (epoch if unit == "ep" else _UNITS[unit]))
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+
+
+class DataConfig(Section):
+    path: str | None = free(None, "the images: folder, zip, HDF5, tars, …, builtin:digits (docs/data.md)")
+    crop: Literal["center", "top", "pad", "none"] = identity("center", "how unprepared images become square")
+    resize: Literal["lanczos", "box"] = identity("lanczos", "antialiased filter for unprepared images")
+    random_crop: bool = identity(False, "cut a random square from larger stored images (augmentation)")
+    flip: bool = identity(True, "mirror half of the images, drawn per position")
+    labels: Literal["dataset", "random"] = identity(
+        "dataset", "random: a fresh uniform class at every draw (Tensorfork's pseudo-unconditional training)"
+    )
+    balanced: bool = identity(False, "draw every class equally often, whatever its size")
+    in_memory: Literal["auto"] | bool = free("auto", "keep the set in memory; auto: if it fits in half of it")
+    workers: Literal["auto"] | int = free("auto", "reading threads per process")
+
+
+class ModelConfig(Section):
+    family: Literal["biggan", "biggan-deep"] = identity("biggan", "architecture")
+    resolution: int = identity(128, "image side in pixels: 32, 64, 128, 256, 512 or 1024")
+    channels: Literal[1, 3] = identity(3, "1 greyscale, 3 RGB")
+    conditional: bool = identity(True, "False trains without classes")
+    ch: int = identity(96, "channel multiplier of G (and D): the one dial of size", ge=1)
+    ch_d: int | None = identity(None, "channel multiplier of D; None = ch", ge=1)
+    latent: Literal["normal", "uniform", "bernoulli", "censored_normal"] = identity(
+        "normal", "distribution of z (BigGAN, appendix E)"
+    )
+    dim_z: int = identity(120, "length of z; with skip_z a multiple of the number of its slots", ge=1)
+    shared_dim: int = identity(128, "length of the shared class embedding; 0: one per BatchNorm", ge=0)
+    skip_z: bool = identity(True, "feed a chunk of z (deep: all of z) to every block")
+    attention_g: tuple[int, ...] = identity((64,), "resolutions of G followed by self-attention")
+    attention_d: tuple[int, ...] = identity((64,), "resolutions of D followed by self-attention")
+    wide_d: bool = identity(True, "D's hidden width: True = a block's output, False = its input")
+    depth: int = identity(2, "blocks per resolution, BigGAN-deep only", ge=1)
+    init: Literal["ortho", "n02", "xavier"] = identity("ortho", "initial weights")
+    bn_eps: float = identity(1e-5, "epsilon of conditional BatchNorm", gt=0)
+    sn_eps: float = identity(1e-6, "epsilon of spectral norm", gt=0)
+    spectral_g: bool = identity(True, "spectral norm in G")
+    spectral_d: bool = identity(True, "spectral norm in D")
+    discriminator: str | None = identity(None, "own D, as module:function taking D's keyword arguments")
+
+
+class LossConfig(Section):
+    objective: str = identity("hinge", "hinge, or your own: module:function (docs/objectives.md)")
+    ortho_g: float = identity(0.0, "orthogonal regularisation of G (BigGAN 3.1: 1e-4)", ge=0)
+    ortho_d: float = identity(0.0, "orthogonal regularisation of D", ge=0)
+
+
+class OptimConfig(Section):
+    lr_g: float = identity(5e-5, "Adam learning rate of G", gt=0)
+    lr_d: float = identity(2e-4, "Adam learning rate of D", gt=0)
+    beta1: float = identity(0.0, "Adam first-moment decay", ge=0, lt=1)
+    beta2: float = identity(0.999, "Adam second-moment decay", ge=0, lt=1)
+    eps: float = identity(1e-6, "Adam epsilon", gt=0)
+    d_steps: int = identity(2, "D phases per G phase", ge=1)
+    schedule: Literal["constant", "linear", "cosine", "steps"] = identity(
+        "constant", "learning rates over images: linear and cosine fall to 0 at schedule_end"
+    )
+    schedule_end: str | int | None = identity(None, "where linear and cosine reach 0; None = duration")
+    schedule_steps: dict[str, float] = identity({}, "steps: images → factor from there, e.g. {10M: 0.5}")
+    warmup: str | int = identity(0, "images over which learning rates rise from 0")
+
+    @field_validator("schedule_end", "warmup")
+    @classmethod
+    def _amounts(cls, value: str | int | None) -> str | int | None:
+        if value is not None:
+            images(value, 1)
+        return value
+
+    @field_validator("schedule_steps", mode="before")
+    @classmethod
+    def _step_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = {str(key): factor for key, factor in value.items()}
+            for key in value:
+                images(key, 1)
+        return value
+
+    @model_validator(mode="after")
+    def _steps_given(self) -> "OptimConfig":
+        if self.schedule == "steps" and not self.schedule_steps:
+            raise ValueError("schedule: steps needs schedule_steps, e.g. {10M: 0.5, 15M: 0.25}")
+        return self
+
+
+class TrainConfig(Section):
+    duration: str | int = free("20M", "real images shown to D in all: 20M, 128k, 50ep")
+    batch: int = free(256, "images per D phase, all processes and micro-batches together", ge=1)
+    batch_g: int | None = free(None, "fakes per G phase; None = batch", ge=1)
+    micro_batch: Literal["auto"] | int = free("auto", "images per forward and process (docs/memory.md)")
+    micro_batch_g: Literal["auto"] | int | None = free(None, "the same for G phases; None = micro_batch")
+    seed: int = identity(0, "of initial weights, data order and noise", ge=0)
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = free("auto", "arithmetic of forward and backward")
+    tf32: bool = free(False, "TF32 matrix products where the arithmetic is fp32 (CUDA)")
+    channels_last: bool = free(True, "NHWC memory layout")
+    deterministic: bool = free(True, "runs repeat bit for bit; False lets CUDA choose faster kernels")
+    max_skipped: int = free(20, "steps with non-finite gradients in a row before the run gives up", ge=1)
+
+    @field_validator("duration")
+    @classmethod
+    def _amount(cls, value: str | int) -> str | int:
+        images(value, 1)
+        return value
+
+
+class BatchNormConfig(Section):
+    group: Literal["auto"] | int = identity(
+        "auto", "images that share BatchNorm statistics, whatever micro-batch and ranks; auto = up to 64"
+    )
+
+
+class SpectralConfig(Section):
+    iterations: int = identity(1, "power iterations per optimizer step", ge=1)
+
+
+class EmaConfig(Section):
+    half_life: str | int = identity("10M", "images in which a weight's share in the average halves")
+    ramp: float | None = identity(0.05, "half-life at most this share of images seen; None: no ramp", gt=0)
+    start: str | int = identity(0, "images before which the average is a copy of G")
+
+    @field_validator("half_life", "start")
+    @classmethod
+    def _amount(cls, value: str | int) -> str | int:
+        images(value, 1)
+        return value
+
+
+class LogConfig(Section):
+    status_every: str | int = free("5k", "images between status lines")
+    snapshot_every: str | int = free("200k", "images between snapshots with their sample grids")
+    checkpoint_every: str | int = free("1M", "images between checkpoints")
+    grid_columns: int = free(8, "images per class in sample grids", ge=1)
+    grid_classes: int = free(10, "classes (rows) in sample grids", ge=1)
+    statistics_images: int = free(4096, "images for the standing statistics of a snapshot", ge=16)
+    snapshot_d: bool = free(False, "keep D in snapshots too")
+    keep_snapshots: int = free(20, "snapshots kept: log-spaced in images, the newest always", ge=1)
+    keep_checkpoints: int = free(2, "newest checkpoints kept", ge=1)
+    keep_spaced: int = free(4, "older checkpoints kept, log-spaced in images", ge=0)
+    keep_gigabytes: float | None = free(None, "bound on all checkpoints together, the newest excepted", gt=0)
+    tensorboard: bool = free(False, "write TensorBoard events too (extra: tensorboard)")
+
+    @field_validator("status_every", "snapshot_every", "checkpoint_every")
+    @classmethod
+    def _amount(cls, value: str | int) -> str | int:
+        if images(value, 1_000_000) < 1:
+            raise ValueError("must be at least one image")
+        return value
+
+
+class Config(Section):
+    """Everything that decides what a run does. `gansmith train --set section.field=value` sets any of it."""
+
+    preset: str | None = free(None, "the recipe this started from")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    bn: BatchNormConfig = BatchNormConfig()
+    spectral: SpectralConfig = SpectralConfig()
+    ema: EmaConfig = EmaConfig()
+    log: LogConfig = LogConfig()
+
+
+def fields() -> dict[str, str]:
+    """Every settable path with its kind, e.g. {"optim.lr_g": "identity", …}."""
+    return {path: kind for path, kind, _ in _walk(Config, "")}
+
+
+def describe() -> Iterator[tuple[str, str, Any, str]]:
+    """Yields (path, kind, default, description) of every field, for docs and --help."""
+    for path, kind, field in _walk(Config, ""):
+        yield path, kind, field.default, field.description or ""
+
+
+def _walk(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, FieldInfo]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _walk(field.annotation, f"{prefix}{name}.")
+        else:
+            assert isinstance(field.json_schema_extra, dict)
+            yield f"{prefix}{name}", str(field.json_schema_extra["kind"]), field
+
+
+def contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """Problems between fields; those of one field are the business of its type."""
+    model = config.model
+    if model.resolution not in (32, 64, 128, 256, 512, 1024):
+        yield "model.resolution", f"{model.resolution} is not built; choose 32, 64, 128, 256, 512 or 1024"
+        return
+    if model.skip_z and model.family == "biggan":
+        slots = int(math.log2(model.resolution)) - 1  # one for the first layer, one per block
+        if model.dim_z % slots:
+            below, above = model.dim_z // slots * slots, (model.dim_z // slots + 1) * slots
+            nearest = f"{below} or {above}" if below else f"{above}"
+            yield (
+                "model.dim_z",
+                f"{model.dim_z} cannot be cut into {slots} equal chunks (skip_z); nearest: {nearest}",
+            )
+    for name, at in (("attention_g", model.attention_g), ("attention_d", model.attention_d)):
+        for resolution in at:
+            if resolution not in (8, 16, 32, 64, 128, 256, 512) or resolution >= model.resolution:
+                yield (
+                    f"model.{name}",
+                    f"{resolution} is no inner resolution of a {model.resolution} px network",
+                )
+    if model.ch % 2 or (model.ch_d or 2) % 2:
+        yield "model.ch", "must be even: attention and BigGAN-deep use fractions of it"
+    if not model.conditional and config.data.labels == "random":
+        yield "data.labels", "random labels need model.conditional: true"
+    if config.data.balanced and config.data.labels == "random":
+        yield "data.balanced", "balanced classes and random labels exclude each other"
+    if config.loss.objective != "hinge" and ":" not in config.loss.objective:
+        yield "loss.objective", f"{config.loss.objective!r} is unknown; choose hinge, or module:function"
+    if model.discriminator is not None and ":" not in model.discriminator:
+        yield "model.discriminator", f"{model.discriminator!r} must be module:function"
+    for path, value in (
+        ("bn.group", config.bn.group),
+        ("train.micro_batch", config.train.micro_batch),
+        ("train.micro_batch_g", config.train.micro_batch_g),
+        ("data.workers", config.data.workers),
+    ):
+        if isinstance(value, int) and value < 1:
+            yield path, f"must be at least 1 or auto, not {value}"
