@@ -17,7 +17,7 @@ from gansmith.errors import UserError
 
 
 def cache_folder(given: Path | None = None) -> Path:
-    """The folder for derived copies: the one given, else $GANSMITH_CACHE, else ~/.cache/gansmith. Not created."""
+    """The folder for derived copies: the one given, else $GANSMITH_CACHE, else ~/.cache/gansmith."""
     if given is not None:
         return Path(given)
     return Path(os.environ.get("GANSMITH_CACHE") or Path.home() / ".cache" / "gansmith")

@@ -43,7 +43,7 @@ def encode(image: np.ndarray, storage: str) -> tuple[bytes, str]:
 
 
 def decode(payload: bytes, resolution: tuple[int, int], channels: int) -> np.ndarray:
-    """The uint8 (h, w, c) image of a PNG, WebP or JPEG payload. Raises DamagedImage if it is anything else."""
+    """The uint8 (h, w, c) image of a PNG, WebP or JPEG payload. Raises DamagedImage for anything else."""
     try:
         with Image.open(io.BytesIO(payload)) as picture:
             # WebP has no grayscale: a gray image comes back as RGB with three equal channels.

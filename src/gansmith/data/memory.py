@@ -1,7 +1,8 @@
 """Keeping a data set in memory: what fits, and a decoded copy that all processes of a machine share.
 
-Memory here is the page cache behind a mapped file: counted once however many ranks read it, given back when others
-need it, and independent of /dev/shm (64 MB in a container by default, where BigGAN-PyTorch died of bus errors).
+Memory here is the page cache behind a mapped file: counted once however many ranks read it, given back when
+others need it, and independent of /dev/shm (64 MB in a container by default, where BigGAN-PyTorch died of bus
+errors).
 """
 
 import mmap
@@ -42,7 +43,7 @@ def available_bytes() -> int:
 
 
 def fits(num_bytes: int) -> bool:
-    """Whether that much can be kept: at most half of what is available, networks and other programs get the rest."""
+    """Whether that much can be kept: at most half of what is available; networks need the rest."""
     return num_bytes <= available_bytes() // 2
 
 
@@ -60,7 +61,7 @@ def decoded_once(
 ) -> np.ndarray:
     """The decoded images (num_images, image_bytes), mapped from `target`, which the first to come writes.
 
-    read: indices → images; called from several threads. Raises NoRoom, or OSError if the folder is not writable.
+    read: indices → images; called from several threads. Raises NoRoom, or OSError if it cannot be written.
     """
     size = image_bytes * num_images
     if not target.exists() or target.stat().st_size != size:
@@ -84,7 +85,7 @@ def _decode_into(target: Path, num_images: int, size: int, read: Callable[[np.nd
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=num_images, desc="decoding once", unit="img", disable=None) as bar,
     ):
-        # A few chunks at a time: the result of `map` over all of them would be the whole set in private memory.
+        # A few chunks at a time: `map` over all of them would hold the whole set in private memory.
         for first in range(0, len(chunks), 2 * workers):
             for images in pool.map(read, chunks[first : first + 2 * workers]):
                 file.write(images.data)

@@ -1,7 +1,7 @@
 """Where the files of a prepared set lie: a local folder, or any URL fsspec knows, cached here shard by shard.
 
-Over a network one request per image is not an order but a bill: a shard is fetched whole when its first image is
-wanted, once for all ranks of the machine. Knows names and sizes of files, nothing of what is in them.
+Over a network one request per image is not an order but a bill: a shard is fetched whole when its first image
+is wanted, once for all ranks of the machine. Knows names and sizes of files, nothing of what is in them.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Files(Protocol):
 
 
 def files_at(path: str, cache: Path) -> Files:
-    """The files in a local folder, or below a URL (`scheme://…`). Raises UserError if there is no such folder."""
+    """The files in a local folder, or below a URL (`scheme://…`). Raises UserError if there is none."""
     return RemoteFiles(path, cache) if "://" in path else LocalFiles(path)
 
 
@@ -57,8 +57,8 @@ class LocalFiles:
                 raise UserError(f"{path} is missing; copy it again, or prepare the data set again.")
             if path.stat().st_size != shard["bytes"]:
                 raise UserError(
-                    f"{path} has {path.stat().st_size:,} bytes instead of {shard['bytes']:,}: copy it again, or "
-                    f"prepare the data set again."
+                    f"{path} has {path.stat().st_size:,} bytes instead of {shard['bytes']:,}: "
+                    f"copy it again, or prepare the data set again."
                 )
 
     def local(self, name: str, num_bytes: int) -> Path:
@@ -66,7 +66,7 @@ class LocalFiles:
 
 
 class RemoteFiles:
-    """Files below a URL; shards are kept whole in `cache`/remote, in a folder named after URL and dataset.json."""
+    """Files below a URL; shards are kept whole in `cache`/remote, by URL and content of dataset.json."""
 
     def __init__(self, url: str, cache: Path) -> None:
         try:
@@ -118,7 +118,8 @@ class RemoteFiles:
                     shutil.copyfileobj(source, file, 8 << 20)
                 if file.tell() != num_bytes:
                     raise UserError(
-                        f"{self.url}/{name} has {file.tell():,} bytes instead of {num_bytes:,}: upload it again."
+                        f"{self.url}/{name} has {file.tell():,} bytes instead of {num_bytes:,}: "
+                        f"upload it again."
                     )
         except FileNotFoundError:
             raise UserError(f"{self.url}/{name} is missing; upload it again.") from None

@@ -6,10 +6,12 @@ A prepared folder holds
     index.npz            per image: shard, offset and size of the payload, label
     dataset.json         resolution, classes, settings, content hash, names and sizes of the shards
 
-so that WebDataset tools read it as it is, and gansmith reads any image without parsing a tar. Raw storage is `.npy`:
-its pixels are used in place, out of a memory map. `dataset.json` is written last; a folder without it is unfinished.
+so that WebDataset tools read it as it is, and gansmith reads any image without parsing a tar. Raw storage is
+`.npy`: its pixels are used in place, out of a memory map. `dataset.json` is written last; a folder without it
+is unfinished.
 
-This room knows bytes, keys and labels. It must not know where images came from or in which order they are wanted.
+This room knows bytes, keys and labels. It must not know where images came from or in which order they are
+wanted.
 """
 
 import hashlib
@@ -58,7 +60,8 @@ def _tar_member(name: str, payload: bytes) -> bytes:
 def content_hash(labels: Sequence[int], digests: Sequence[bytes]) -> str:
     """SHA-256 over (label as int64, SHA-256 of the payload) of every image in order.
 
-    Says which images with which labels in which order and encoding; keys, shard sizes and class names do not enter.
+    Says which images with which labels in which order and encoding. Keys, shard sizes and class names do not
+    enter.
     """
     total = hashlib.sha256()
     for label, digest in zip(labels, digests, strict=True):
@@ -68,12 +71,12 @@ def content_hash(labels: Sequence[int], digests: Sequence[bytes]) -> str:
 
 
 class ShardWriter:
-    """Writes a prepared folder. Shards appear under their names when complete and synced; `close` finishes the set.
+    """Writes a prepared folder: shards get their names when complete and synced; `close` finishes the set.
 
     dest: folder, created when missing. shard_bytes: a shard is closed before it would grow beyond this.
-    resume: go on after the complete shards of a killed writer; `keys` then starts with what they hold, and the
-    caller adds what follows. The result equals that of an uninterrupted writer. Without it, a folder that already
-    holds shards is a UserError.
+    resume: go on after the complete shards of a killed writer; `keys` then starts with what they hold, and
+    the caller adds what follows. The result equals that of an uninterrupted writer. Without it, a folder that
+    already holds shards is a UserError.
     """
 
     def __init__(self, dest: Path, *, shard_bytes: int = 256 << 20, resume: bool = False) -> None:
@@ -88,7 +91,7 @@ class ShardWriter:
         existing = sorted(self.dest.glob("shard-*.tar"))
         if existing and not resume:
             raise UserError(
-                f"{self.dest} already holds {existing[0].name}; choose another folder, or delete this one first."
+                f"{self.dest} already holds {existing[0].name}; choose another folder, or delete this one."
             )
         while self._recover_shard():
             pass
@@ -96,7 +99,7 @@ class ShardWriter:
             leftover.unlink()
 
     def add(self, key: str, label: int, payload: bytes, extension: str) -> None:
-        """Appends an image: `key` names it (letters, digits, - and _), `payload` is the file of that extension."""
+        """Appends an image: `key` names it (letters, digits, - and _), `payload` is the file itself."""
         assert _KEY.fullmatch(key), f"{key!r} cannot be the key of an image in a tar shard"
         assert extension in EXTENSIONS, f"{extension!r} is not one of {EXTENSIONS}"
         assert label >= 0, f"label {label} of {key} is negative"
@@ -182,14 +185,11 @@ class ShardWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
-        columns = {
-            name: np.array(column[self._first :])
-            for name, column in self._columns.items()
-            if name != "digest"
-        }
-        digests = np.frombuffer(b"".join(self._columns["digest"][self._first :]), np.uint8).reshape(-1, 32)
+        columns: dict[str, Any] = {name: column[self._first :] for name, column in self._columns.items()}
+        columns["digest"] = np.frombuffer(b"".join(columns["digest"]), np.uint8).reshape(-1, 32)
+        columns |= {"key": self.keys[self._first :], "bytes": num_bytes}
         with written_whole(self._sidecar_path(len(self._shards))) as file:
-            np.savez(file, key=np.array(self.keys[self._first :]), digest=digests, bytes=num_bytes, **columns)
+            np.savez(file, **columns)
         part = self._part_path()
         name = part.name.removesuffix(".part")
         part.rename(self.dest / name)
@@ -216,14 +216,14 @@ class ShardWriter:
 
 
 class Dataset:
-    """A prepared data set, opened for reading. Made by `open_prepared`; immutable; safe to use from many threads.
+    """A prepared data set, opened for reading. Made by `open_prepared`; immutable; safe to use from threads.
 
-    path: where it was opened from. resolution: (height, width). labels: int64 (n,). storage: raw | png | webp |
-    jpeg-Q. classes: by id. content_hash: see `content_hash`. settings: those of the preparation.
+    path: where it was opened from. resolution: (height, width). labels: int64 (n,). storage: raw | png | webp
+    | jpeg-Q. classes: by id. content_hash: see `content_hash`. settings: those of the preparation.
     """
 
     def __init__(
-        self, path: str, files: "remote.Files", manifest: dict[str, Any], index: dict[str, np.ndarray]
+        self, path: str, files: remote.Files, manifest: dict[str, Any], index: dict[str, np.ndarray]
     ) -> None:
         self.path = path
         self.resolution: tuple[int, int] = (manifest["resolution"][0], manifest["resolution"][1])
@@ -256,7 +256,7 @@ class Dataset:
         return len(self) * self._image_bytes
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """The images at these indices: uint8 (len, h, w, c). Raises UserError, naming the key, for a damaged one."""
+        """The images at these indices: uint8 (len, h, w, c). Raises UserError naming a damaged one."""
         height, width = self.resolution
         out = np.empty((len(indices), self._image_bytes), np.uint8)
         if self._decoded is not None:
@@ -291,7 +291,7 @@ class Dataset:
         except DamagedImage as error:
             shard = self._shards[int(self._shard[index])]["name"]
             raise UserError(
-                f"{self.path}/{shard}: image {self.key(index)} is damaged ({error}); prepare the data set again."
+                f"{self.path}/{shard}: image {self.key(index)} is damaged ({error}); prepare the set again."
             ) from error
 
     def _bytes_of(self, shard: int) -> np.ndarray:
@@ -306,8 +306,8 @@ class Dataset:
     def keep_in_memory(self, folder: Path) -> None:
         """Makes reading a copy out of the page cache, which all ranks, threads and runs of a machine share.
 
-        Raw shards are asked into memory as they are. Compressed images are decoded once into a file in `folder`,
-        named after the content hash; others wait for the one who decodes, and then map the same file.
+        Raw shards are asked into memory as they are. Compressed images are decoded once into a file in
+        `folder`, named after the content hash; others wait for the one who decodes and map the same file.
         """
         if self.storage != "raw":
             self._decoded = memory.decoded_once(
@@ -338,8 +338,8 @@ def open_prepared(
     """Opens a prepared data set: a local folder, or a URL of any kind fsspec knows (extra `remote`).
 
     cache_dir: for shards of URLs and decoded images; default $GANSMITH_CACHE or ~/.cache/gansmith.
-    in_memory: "auto" keeps the set in memory if its pixels take at most half of what is available, True insists,
-    False reads from disk. Memory is the page cache, shared by ranks and threads; /dev/shm is never used.
+    in_memory: "auto" keeps the set in memory if its pixels take at most half of what is available, True
+    insists, False reads from disk. Memory is the page cache, shared by ranks and threads; never /dev/shm.
     Raises UserError when something is missing, truncated or foreign.
     """
     path, folder = str(path_or_url).rstrip("/"), cache_folder(cache_dir)
@@ -353,42 +353,41 @@ def open_prepared(
         except (OSError, memory.NoRoom) as error:
             if in_memory is True:
                 raise UserError(
-                    f"data.in_memory=true: {path} cannot be decoded into {folder} ({error}); set $GANSMITH_CACHE to a "
-                    f"folder with {dataset.decoded_bytes / 1e9:.1f} GB free, or data.in_memory=false."
+                    f"data.in_memory=true: {path} cannot be decoded into {folder} ({error}); set "
+                    f"$GANSMITH_CACHE to a folder with {dataset.decoded_bytes / 1e9:.1f} GB free, or data.in_memory=false."
                 ) from error
     return dataset
 
 
-def _read_manifest(path: str, files: "remote.Files") -> dict[str, Any]:
+def _read_manifest(path: str, files: remote.Files) -> dict[str, Any]:
     try:
         manifest = json.loads(files.read("dataset.json"))
     except FileNotFoundError:
         raise UserError(
-            f"{path} holds no dataset.json, so it is not a prepared data set; type: gansmith data prepare {path} DEST"
+            f"{path} holds no dataset.json, so it is not a prepared data set; "
+            f"type: gansmith data prepare {path} DEST"
         ) from None
     except ValueError as error:
         raise UserError(f"{path}/dataset.json is damaged ({error}); prepare the data set again.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(
-            f"{path}/dataset.json belongs to another program; type: gansmith data prepare {path} DEST, and use DEST."
+            f"{path}/dataset.json belongs to another program; type: gansmith data prepare {path} DEST"
         )
     if manifest["version"] != VERSION:
         raise UserError(
-            f"{path} has format version {manifest['version']}, this gansmith reads {VERSION}; update gansmith."
+            f"{path} has format version {manifest['version']}, this gansmith reads {VERSION}: update it."
         )
     return manifest
 
 
-def _read_index(path: str, files: "remote.Files", manifest: dict[str, Any]) -> dict[str, np.ndarray]:
+def _read_index(path: str, files: remote.Files, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
     try:
         with files.open("index.npz") as file, np.load(file) as archive:
             index = {name: archive[name] for name in ("shard", "offset", "size", "label")}
         images = np.bincount(index["shard"], minlength=len(manifest["shards"])).tolist()
         counts = np.bincount(index["label"], minlength=len(manifest["classes"])).tolist()
     except FileNotFoundError:
-        raise UserError(
-            f"{path}/index.npz is missing; copy it again, or prepare the data set again."
-        ) from None
+        raise UserError(f"{path}/index.npz is missing; copy it again, or prepare again.") from None
     except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged files
         raise UserError(f"{path}/index.npz is damaged ({error}); copy it again, or prepare again.") from error
     if images != [s["images"] for s in manifest["shards"]] or counts != [
