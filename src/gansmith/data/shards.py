@@ -353,8 +353,8 @@ def open_prepared(
         except (OSError, memory.NoRoom) as error:
             if in_memory is True:
                 raise UserError(
-                    f"data.in_memory=true: {path} cannot be decoded into {folder} ({error}); set "
-                    f"$GANSMITH_CACHE to a folder with {dataset.decoded_bytes / 1e9:.1f} GB free, or data.in_memory=false."
+                    f"data.in_memory=true: {path} cannot be decoded into {folder} ({error}); "
+                    f"set $GANSMITH_CACHE to a folder with {dataset.decoded_bytes / 1e9:.1f} GB free, or data.in_memory=false."
                 ) from error
     return dataset
 
