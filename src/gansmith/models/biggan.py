@@ -1,0 +1,262 @@
+"""BigGAN and BigGAN-deep (Brock et al. 2018): generator and discriminator from 32 to 1024 px.
+
+State-dict names and registration order are those of the published PyTorch code, so weights map by name and
+optimizer states by position; the spectral buffers are ours (`u`, `v` of every layer).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gansmith.models import layers
+from gansmith.models.layers import Attention, Conv, Embedding, Linear, full_precision, widen
+from gansmith.models.normalization import AffineBatchNorm
+
+FAMILIES = ("biggan", "biggan-deep")
+
+# Channel multipliers (× ch) from the 4×4 map to the image: one more than there are blocks. 1024 px extends
+# the table.
+GENERATOR_CHANNELS = {
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+    512: (16, 16, 8, 8, 4, 2, 1, 1),
+    1024: (16, 16, 8, 8, 4, 2, 1, 1, 1),
+}
+# From the image to the 4×4 map. BigGAN: the output of each block, the first reads the image. Deep: a stem
+# reads the image into the first entry, and each stage goes from one entry to the next.
+DISCRIMINATOR_CHANNELS = {
+    32: (4, 4, 4, 4),
+    64: (1, 2, 4, 8, 16),
+    128: (1, 2, 4, 8, 16, 16),
+    256: (1, 2, 4, 8, 8, 16, 16),
+    512: (1, 1, 2, 4, 8, 8, 16, 16),
+    1024: (1, 1, 1, 2, 4, 8, 8, 16, 16),
+}
+LAST_MAP = {32: 8}  # D stops halving at 4×4, at 32 px already at 8×8
+
+
+class Generator(nn.Module):
+    """z (N, dim_z) and y -> images (N, channels, R, R) float32 in [-1, 1].
+
+    num_classes: 0 is unconditional. shared_dim: size of the class embedding that all BatchNorm layers share;
+    0 gives each layer its own. skip_z: BigGAN feeds a chunk of z to each block, deep all of z. attention:
+    resolutions after whose block attention stands. depth: blocks per stage (deep only). spectral: False
+    leaves spectral norm out. Raises ValueError for settings that do not go together.
+    """
+
+    def __init__(
+        self,
+        *,
+        family: str = "biggan",
+        resolution: int,
+        num_classes: int,
+        channels: int = 3,
+        ch: int = 96,
+        dim_z: int = 120,
+        shared_dim: int = 128,
+        skip_z: bool = True,
+        attention: Sequence[int] = (64,),
+        depth: int = 2,
+        init: str = "ortho",
+        bn_eps: float = 1e-5,
+        output_bn_eps: float = 1e-5,
+        sn_eps: float = 1e-6,
+        spectral: bool = True,
+    ) -> None:
+        super().__init__()
+        self.kwargs = _settings(locals())
+        _check(family, resolution, channels, ch, depth)
+        deep = family == "biggan-deep"
+        multipliers = GENERATOR_CHANNELS[resolution]
+        stages = len(multipliers) - 1
+        _check_attention(attention)
+        shared = shared_dim if num_classes else 0
+        if num_classes and skip_z and not shared_dim:
+            raise ValueError(
+                "shared_dim 0 (one class embedding per BatchNorm layer) does not go with skip_z; "
+                "set shared_dim 128 or skip_z false"
+            )
+        self.chunks = [dim_z]
+        if skip_z and not deep:
+            self.chunks = [chunk_size(dim_z, stages + 1)] * (stages + 1)
+        self.deep, self.skip_z, self.num_classes, self.channels_last = deep, skip_z, num_classes, False
+
+        eps = sn_eps if spectral else None
+        condition = shared + (0 if not skip_z else dim_z if deep else self.chunks[0])
+        norm = layers.batch_norm_maker(num_classes, bool(shared), condition, eps, bn_eps)
+        self.shared = Embedding(num_classes, shared) if shared else None
+        first = condition if deep and skip_z else self.chunks[0]
+        self.linear = Linear(first, multipliers[0] * ch * 16, eps)
+        self.blocks = nn.ModuleList()
+        for stage in range(stages):
+            inputs, outputs = multipliers[stage] * ch, multipliers[stage + 1] * ch
+            if deep:
+                for i in range(depth):
+                    last = i == depth - 1
+                    out = outputs if last else inputs
+                    block: nn.Module = layers.DeepGeneratorBlock(inputs, out, eps, norm, up=last)
+                    self.blocks.append(nn.ModuleList([block]))
+            else:
+                self.blocks.append(nn.ModuleList([layers.GeneratorBlock(inputs, outputs, eps, norm)]))
+            if 8 << stage in attention:
+                self.blocks[-1].append(Attention(outputs, eps))  # type: ignore[operator]
+        last_channels = multipliers[-1] * ch
+        self.output_layer = nn.Sequential(
+            AffineBatchNorm(last_channels, output_bn_eps),
+            nn.Identity(),  # the relu of the published numbering; ours is inside BatchNorm
+            Conv(last_channels, channels, 3, eps),
+        )
+        layers.initialize(self, init)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """z float32 (N, dim_z); y int64 (N,), or float (N, num_classes) weights that mix classes, or None."""
+        first, conditions = self._conditions(z, y)
+        h = self.linear(first).unflatten(1, (-1, 4, 4))
+        if self.channels_last:
+            h = h.contiguous(memory_format=torch.channels_last)
+        for group, condition in zip(self.blocks, conditions):
+            for layer in group:  # type: ignore[attr-defined]
+                h = layer(h) if isinstance(layer, Attention) else layer(h, condition)
+        return torch.tanh(widen(self.output_layer(h)))
+
+    def _conditions(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
+        """What the first linear layer gets, and what each block gets."""
+        blocks = len(self.blocks)
+        _check_labels(y, self.num_classes)
+        embedded = self.shared(y) if self.shared is not None and y is not None else None
+        if not self.skip_z:
+            return z, [y if embedded is None else embedded] * blocks
+        known = [] if embedded is None else [embedded]
+        if self.deep:
+            condition = torch.cat([*known, z], 1)  # y first
+            return condition, [condition] * blocks
+        first, *chunks = z.split(self.chunks, 1)
+        return first, [torch.cat([*known, chunk], 1) for chunk in chunks]
+
+
+class Discriminator(nn.Module):
+    """Images (N, channels, R, R) in [-1, 1] and y int64 (N,) -> logits (N,) float32, by projection.
+
+    num_classes: 0 is unconditional. wide: hidden layers as wide as the block's output, else as its input
+    (BigGAN only). attention: resolutions after whose block attention stands; attention_blocks names the
+    blocks instead, which only imported 32 px networks need.
+    """
+
+    def __init__(
+        self,
+        *,
+        family: str = "biggan",
+        resolution: int,
+        num_classes: int,
+        channels: int = 3,
+        ch: int = 96,
+        attention: Sequence[int] = (64,),
+        attention_blocks: Sequence[int] | None = None,
+        wide: bool = True,
+        depth: int = 2,
+        init: str = "ortho",
+        sn_eps: float = 1e-6,
+        spectral: bool = True,
+    ) -> None:
+        super().__init__()
+        self.kwargs = _settings(locals())
+        _check(family, resolution, channels, ch, depth)
+        _check_attention(attention)
+        deep = family == "biggan-deep"
+        eps = sn_eps if spectral else None
+        widths = [m * ch for m in DISCRIMINATOR_CHANNELS[resolution]]
+        stem = [widths[0]] if deep else [channels]
+        ends = widths[1:] if deep else widths
+        sizes = [max(resolution >> (i + 1), LAST_MAP.get(resolution, 4)) for i in range(len(ends))]
+        if attention_blocks is None:
+            attention_blocks = [i for i, size in enumerate(sizes) if size in attention]
+
+        self.deep, self.num_classes = deep, num_classes
+        if deep:
+            self.input_conv = Conv(channels, widths[0], 3, eps)
+        self.blocks = nn.ModuleList()
+        before = resolution
+        for i, (inputs, outputs, size) in enumerate(zip([*stem, *ends], ends, sizes)):
+            down = size < before
+            if deep:
+                group: list[nn.Module] = [
+                    layers.DeepDiscriminatorBlock(
+                        outputs if j else inputs, outputs, eps, down=down and j == 0
+                    )
+                    for j in range(depth)
+                ]
+            else:
+                group = [layers.DiscriminatorBlock(inputs, outputs, eps, down=down, first=i == 0, wide=wide)]
+            if i in attention_blocks:
+                group.append(Attention(outputs, eps))
+            self.blocks.append(nn.ModuleList(group))
+            before = size
+        self.linear = Linear(widths[-1], 1, eps)
+        self.embed = Embedding(num_classes, widths[-1], eps) if num_classes else None
+        layers.initialize(self, init)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, 16ch) float32 (4ch at 32 px): the last map, rectified and summed over its pixels."""
+        h = self.input_conv(x) if self.deep else x
+        for group in self.blocks:
+            for layer in group:  # type: ignore[attr-defined]
+                h = layer(h)
+        return F.relu(h).sum((2, 3), dtype=torch.promote_types(h.dtype, torch.float32))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        _check_labels(y, self.num_classes)
+        h = self.features(x)
+        with full_precision(h):
+            logits = self.linear(h).squeeze(1)
+            return logits if self.embed is None else logits + (self.embed(y) * h).sum(1)
+
+
+def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A constructor's keyword arguments as JSON can hold them."""
+    own = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
+    return {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in own.items()}
+
+
+def chunk_size(dim_z: int, slots: int) -> int:
+    """Size of the chunks that skip-z cuts z into. Raises ValueError, naming the nearest dim_z, where it does
+    not divide.
+    """
+    if dim_z % slots:
+        below, above = dim_z // slots * slots, -(-dim_z // slots) * slots
+        nearest = " or ".join(str(d) for d in (below, above) if d)
+        raise ValueError(f"dim_z {dim_z} cannot be cut into {slots} chunks for skip_z; nearest: {nearest}")
+    return dim_z // slots
+
+
+def _check(family: str, resolution: int, channels: int, ch: int, depth: int) -> None:
+    if family not in FAMILIES:
+        raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(FAMILIES)}")
+    if resolution not in GENERATOR_CHANNELS:
+        sizes = ", ".join(map(str, GENERATOR_CHANNELS))
+        raise ValueError(f"resolution {resolution} is not built; choose one of {sizes}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels {channels} is not possible; images have 1 or 3")
+    if ch < 1 or depth < 1:
+        raise ValueError(f"ch {ch} and depth {depth} must be 1 or more")
+
+
+def _check_labels(y: Tensor | None, num_classes: int) -> None:
+    if (y is None) != (num_classes == 0):
+        raise ValueError(
+            f"the network has {num_classes} classes, but y is {'missing' if y is None else 'given'}"
+        )
+
+
+def _check_attention(attention: Sequence[int]) -> None:
+    # A resolution without a block is fine, since G and D share the setting; one that no network has is a
+    # slip.
+    possible = [4 << i for i in range(9)]
+    if wrong := [a for a in attention if a not in possible]:
+        raise ValueError(
+            f"attention at {wrong[0]} px is not possible; choose among {', '.join(map(str, possible))}"
+        )

@@ -1,0 +1,233 @@
+"""Layers and residual blocks of the BigGAN family: spectral convolutions, conditioning, attention.
+
+Blocks compute what the published ones compute; 1×1 shortcuts run on the smaller side of a resampling, where
+the result is the same and the work a quarter.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gansmith.models.normalization import AffineBatchNorm, BatchNorm, ConditionalBatchNorm
+from gansmith.models.spectral import SpectralLayer
+
+INITS = ("ortho", "n02", "xavier")
+
+
+class Conv(SpectralLayer):
+    """k×k convolution, stride 1, same size. Weight (out, in, k, k)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, sn_eps: float | None, *, bias: bool = True
+    ) -> None:
+        super().__init__((outputs, inputs, kernel, kernel), bias=bias, sn_eps=sn_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.effective_weight, self.bias, padding=self.weight.shape[-1] // 2)
+
+
+class Linear(SpectralLayer):
+    """Weight (out, in)."""
+
+    def __init__(self, inputs: int, outputs: int, sn_eps: float | None, *, bias: bool = True) -> None:
+        super().__init__((outputs, inputs), bias=bias, sn_eps=sn_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.effective_weight, self.bias)
+
+
+class Embedding(SpectralLayer):
+    """Class vectors, weight (classes, dim). Takes labels int64 (N,) or mixing weights float (N, classes)."""
+
+    def __init__(self, classes: int, dim: int, sn_eps: float | None = None) -> None:
+        super().__init__((classes, dim), bias=False, sn_eps=sn_eps)
+
+    def forward(self, y: Tensor) -> Tensor:
+        weight = self.effective_weight
+        return y.to(weight.dtype) @ weight if y.is_floating_point() else F.embedding(y, weight)
+
+
+class Attention(nn.Module):
+    """Self-attention of SAGAN as BigGAN has it: keys and values 2×2 max-pooled, no scaling, gated by gamma
+    (from 0).
+    """
+
+    def __init__(self, channels: int, sn_eps: float | None) -> None:
+        super().__init__()
+        inner = max(channels // 8, 1)
+        self.gamma = nn.Parameter(torch.zeros(()))
+        self.theta = Conv(channels, inner, 1, sn_eps, bias=False)
+        self.phi = Conv(channels, inner, 1, sn_eps, bias=False)
+        self.g = Conv(channels, channels // 2, 1, sn_eps, bias=False)
+        self.o = Conv(channels // 2, channels, 1, sn_eps, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.theta(x).flatten(2)  # (N, C/8, HW)
+        key = F.max_pool2d(self.phi(x), 2).flatten(2)  # (N, C/8, HW/4)
+        value = F.max_pool2d(self.g(x), 2).flatten(2)  # (N, C/2, HW/4)
+        weights = F.softmax(query.transpose(1, 2) @ key, dim=-1)  # (N, HW, HW/4)
+        seen = (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
+        if x.is_contiguous(memory_format=torch.channels_last):
+            seen = seen.contiguous(memory_format=torch.channels_last)
+        return torch.addcmul(x, self.gamma.to(x.dtype), self.o(seen).to(x.dtype))
+
+
+MakeNorm = Callable[[int], BatchNorm]
+
+
+def _up(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _down(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2)
+
+
+class GeneratorBlock(nn.Module):
+    """bn-relu-up-conv-bn-relu-conv with a 1×1 shortcut; doubles the resolution (BigGAN, figure 15b)."""
+
+    def __init__(self, inputs: int, outputs: int, sn_eps: float | None, norm: MakeNorm) -> None:
+        super().__init__()
+        self.conv1 = Conv(inputs, outputs, 3, sn_eps)
+        self.conv2 = Conv(outputs, outputs, 3, sn_eps)
+        self.conv_sc = Conv(inputs, outputs, 1, sn_eps)
+        self.bn1 = norm(inputs)
+        self.bn2 = norm(outputs)
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        h = self.conv1(_up(self.bn1(x, condition)))
+        h = self.conv2(self.bn2(h, condition))
+        return h + _up(self.conv_sc(x))
+
+
+class DeepGeneratorBlock(nn.Module):
+    """Bottleneck block of BigGAN-deep (figure 16b): the shortcut keeps the first `outputs` channels."""
+
+    def __init__(self, inputs: int, outputs: int, sn_eps: float | None, norm: MakeNorm, *, up: bool) -> None:
+        super().__init__()
+        hidden = inputs // 4
+        self.outputs, self.up = outputs, up
+        self.conv1 = Conv(inputs, hidden, 1, sn_eps)
+        self.conv2 = Conv(hidden, hidden, 3, sn_eps)
+        self.conv3 = Conv(hidden, hidden, 3, sn_eps)
+        self.conv4 = Conv(hidden, outputs, 1, sn_eps)
+        self.bn1 = norm(inputs)
+        self.bn2, self.bn3, self.bn4 = norm(hidden), norm(hidden), norm(hidden)
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        resample = _up if self.up else _same
+        h = self.conv1(self.bn1(x, condition))
+        h = self.conv2(resample(self.bn2(h, condition)))
+        h = self.conv3(self.bn3(h, condition))
+        h = self.conv4(self.bn4(h, condition))
+        return h + resample(x[:, : self.outputs])
+
+
+class DiscriminatorBlock(nn.Module):
+    """(relu)-conv-relu-conv-pool with a 1×1 shortcut (BigGAN, figure 15c). The first block has no leading
+    relu.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, sn_eps: float | None, *, down: bool, first: bool, wide: bool
+    ) -> None:
+        super().__init__()
+        hidden = outputs if wide else inputs
+        self.down, self.first = down, first
+        self.conv1 = Conv(inputs, hidden, 3, sn_eps)
+        self.conv2 = Conv(hidden, outputs, 3, sn_eps)
+        self.conv_sc = Conv(inputs, outputs, 1, sn_eps) if inputs != outputs or down else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        resample = _down if self.down else _same
+        h = self.conv1(x if self.first else F.relu(x))
+        h = resample(self.conv2(F.relu_(h)))
+        return h + (resample(x) if self.conv_sc is None else self.conv_sc(resample(x)))
+
+
+class DeepDiscriminatorBlock(nn.Module):
+    """Bottleneck block of BigGAN-deep (figure 16c): the shortcut appends the channels that are new."""
+
+    def __init__(self, inputs: int, outputs: int, sn_eps: float | None, *, down: bool) -> None:
+        super().__init__()
+        hidden = outputs // 4
+        self.down = down
+        self.conv1 = Conv(inputs, hidden, 1, sn_eps)
+        self.conv2 = Conv(hidden, hidden, 3, sn_eps)
+        self.conv3 = Conv(hidden, hidden, 3, sn_eps)
+        self.conv4 = Conv(hidden, outputs, 1, sn_eps)
+        self.conv_sc = Conv(inputs, outputs - inputs, 1, sn_eps) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        resample = _down if self.down else _same
+        h = self.conv1(F.relu(x))
+        h = self.conv2(F.relu_(h))
+        h = self.conv3(F.relu_(h))
+        h = self.conv4(resample(F.relu_(h)))
+        x = resample(x)
+        return h + (x if self.conv_sc is None else torch.cat([x, self.conv_sc(x)], 1))
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def batch_norm_maker(
+    classes: int, shared: bool, condition: int, sn_eps: float | None, eps: float
+) -> MakeNorm:
+    """How a generator conditions its blocks: by a linear map of a vector, by class, or not at all."""
+    if condition:
+        return lambda channels: ConditionalBatchNorm(
+            channels,
+            eps,
+            Linear(condition, channels, sn_eps, bias=False),
+            Linear(condition, channels, sn_eps, bias=False),
+        )
+    if classes and not shared:
+        return lambda channels: ConditionalBatchNorm(
+            channels, eps, Embedding(classes, channels), Embedding(classes, channels)
+        )
+    return lambda channels: AffineBatchNorm(channels, eps)
+
+
+@torch.no_grad()
+def initialize(net: nn.Module, init: str) -> None:
+    """Draws every convolution, linear and embedding weight; biases are 0. Does nothing on the meta device."""
+    if init not in INITS:
+        raise ValueError(f"init {init!r} is unknown; choose one of {', '.join(INITS)}")
+    draw = {
+        "ortho": nn.init.orthogonal_,
+        "n02": lambda weight: nn.init.normal_(weight, std=0.02),
+        "xavier": nn.init.xavier_uniform_,
+    }[init]
+    for module in net.modules():
+        if isinstance(module, SpectralLayer) and not module.weight.is_meta:
+            draw(module.weight)
+
+
+def set_channels_last(net: nn.Module, channels_last: bool = True) -> None:
+    """Makes G start from, and every Ŵ lie in, channels_last memory; D follows its input. Needs a refresh
+    afterwards.
+
+    Master weights stay contiguous.
+    """
+    net.channels_last = channels_last  # type: ignore[assignment]
+    for module in net.modules():
+        if isinstance(module, SpectralLayer):
+            module.channels_last = channels_last
+            module.drop()
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager:
+    """Switches autocast off on x's device, where it is on."""
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def widen(x: Tensor) -> Tensor:
+    """bfloat16 and float16 -> float32; wider types as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
