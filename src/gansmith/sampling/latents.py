@@ -1,10 +1,12 @@
 """Latent vectors and class labels as pure functions of a seed: training streams, seeds, truncation.
 
-Training noise is addressed by position, like the images: the z at position p of a stream is the same whatever the
-batch, the micro-batch or the number of ranks, and nothing has to be saved but a counter.
+Training noise is addressed by position, like the images: the z at position p of a stream is the same whatever
+the batch, the micro-batch or the number of ranks, and nothing has to be saved but a counter. Knows no
+networks and touches no global random state.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -14,36 +16,36 @@ import torch
 from gansmith.errors import UserError
 
 KINDS = ("normal", "uniform", "bernoulli", "censored_normal")
-BLOCK = 256  # positions drawn together from one generator
-
-
-def _key(*parts: object) -> int:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest()
-    return int.from_bytes(digest, "little")
+TRUNCATION_KINDS = ("resample", "scale")
+BLOCK = 256  # positions drawn together from one generator; part of the stream's definition
+SMALLEST_RESAMPLED = 0.02  # below, fewer than 1.6 % of the draws are kept
+SCALED_RANGE = 2.0  # `scale` multiplies a normal truncated to [-2, 2]
 
 
 def _generator(*parts: object) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=_key(*parts)))
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def _shape_noise(normal_or_uniform: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
+def _noise(random: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
     """Draws one of the latents of BigGAN's appendix E, float32."""
     if kind == "normal":
-        return normal_or_uniform.standard_normal(shape, dtype=np.float32)
+        return random.standard_normal(shape, dtype=np.float32)
     if kind == "censored_normal":  # max(N(0, 1), 0)
-        return np.maximum(normal_or_uniform.standard_normal(shape, dtype=np.float32), 0)
-    uniform = normal_or_uniform.random(shape, dtype=np.float32)
+        return np.maximum(random.standard_normal(shape, dtype=np.float32), 0)
     if kind == "uniform":  # U[-1, 1]
-        return 2 * uniform - 1
+        return 2 * random.random(shape, dtype=np.float32) - 1
     if kind == "bernoulli":  # {0, 1}
-        return (uniform < 0.5).astype(np.float32)
+        return (random.random(shape, dtype=np.float32) < 0.5).astype(np.float32)
     raise UserError(f"latent {kind!r} is unknown; choose one of {', '.join(KINDS)}.")
 
 
 @lru_cache(maxsize=16)
-def _block(seed: int, name: str, index: int, dim: int, kind: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _block(
+    seed: int, name: str, index: int, dim: int, kind: str, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     random = _generator("stream", seed, name, index)
-    z = _shape_noise(random, (BLOCK, dim), kind)
+    z = _noise(random, (BLOCK, dim), kind)
     y = random.integers(0, max(num_classes, 1), BLOCK)
     return z, y
 
@@ -53,8 +55,8 @@ def stream(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents and uniform labels at the given positions of an endless stream.
 
-    seed, name: which stream (training uses "d" and "g"). positions: int64 (N,), ascending.
-    Returns z float32 (N, dim) and y int64 (N,) on the CPU.
+    seed, name: which stream (training uses "d" and "g"). positions: int64 (N,), not negative, in any order.
+    Returns z float32 (N, dim) and y int64 (N,) on the CPU; y is all zeros when there are no classes.
     """
     z = np.empty((len(positions), dim), np.float32)
     y = np.empty(len(positions), np.int64)
@@ -68,37 +70,57 @@ def stream(
 
 
 def from_seeds(
-    seeds: Sequence[int], *, dim: int, kind: str = "normal", truncation: float | None = None, how: str = "resample"
+    seeds: Sequence[int],
+    *,
+    dim: int,
+    kind: str = "normal",
+    truncation: float | None = None,
+    how: str = "resample",
+    purpose: str = "seed",
 ) -> torch.Tensor:
-    """One latent per seed, float32 (N, dim); the same seed gives the same latent in any company.
+    """One latent per seed, float32 (N, dim) on the CPU; a seed gives the same latent in any company.
 
-    truncation: None or 1-and-up-to-2-ish threshold t > 0. `resample` redraws every entry outside [-t, t] (BigGAN,
-    section 3.1); `scale` is t · truncated normal(−2, 2), the rule of the published TF-Hub and Hugging Face modules.
-    Raises UserError for t ≤ 0, an unknown rule, or a latent that is not normal.
+    truncation: None (the full latent) or a threshold t > 0, usually 0.1 to 2. how: `resample` redraws every
+    entry outside [-t, t] and keeps the others (BigGAN, section 3.1), so a seed stays itself as t shrinks;
+    `scale` is t · normal truncated to [-2, 2], the rule of the published TF-Hub and Hugging Face modules.
+    purpose: names another family of seeds; standing statistics must not be estimated on the user's own
+    latents. Raises UserError for t ≤ 0, an unknown rule, or a latent that is not normal.
     """
     if truncation is not None:
         check_truncation(truncation, how, kind)
-    rows = []
-    for seed in seeds:
-        random = _generator("seed", seed)
-        row = _shape_noise(random, (dim,), kind)
+    z = np.empty((len(seeds), dim), np.float32)
+    for row, seed in enumerate(seeds):
+        random = _generator(purpose, seed)
+        z[row] = _noise(random, (dim,), kind)
         if truncation is not None:
-            threshold = truncation if how == "resample" else 2.0
-            while (outside := np.abs(row) > threshold).any():
-                row[outside] = random.standard_normal(int(outside.sum()), dtype=np.float32)
-            if how == "scale":
-                row *= np.float32(truncation)
-        rows.append(row)
-    return torch.from_numpy(np.stack(rows) if rows else np.empty((0, dim), np.float32))
+            _truncate(z[row], random, truncation, how)
+    return torch.from_numpy(z)
+
+
+def _truncate(row: np.ndarray, random: np.random.Generator, truncation: float, how: str) -> None:
+    threshold = truncation if how == "resample" else SCALED_RANGE
+    while (outside := np.abs(row) > threshold).any():
+        row[outside] = random.standard_normal(int(outside.sum()), dtype=np.float32)
+    if how == "scale":
+        row *= np.float32(truncation)
 
 
 def check_truncation(truncation: float, how: str, kind: str) -> None:
     """Raises UserError unless the truncation can be applied to this latent."""
-    if how not in ("resample", "scale"):
-        raise UserError(f"truncation rule {how!r} is unknown; choose resample (the paper) or scale (TF-Hub, HF).")
-    if not truncation > 0:
-        raise UserError(f"--truncation {truncation:g} must be above 0; useful values are 0.1 to 2.")
-    if how == "resample" and truncation < 0.02:
-        raise UserError(f"--truncation {truncation:g} by resampling would take for ever; use 0.02 or more.")
+    if how not in TRUNCATION_KINDS:
+        raise UserError(
+            f"--truncation-kind {how!r} is unknown; choose resample (the paper) or scale (TF-Hub, Hugging "
+            "Face)."
+        )
+    if not (truncation > 0 and math.isfinite(truncation)):
+        raise UserError(f"--truncation {truncation:g} must be a number above 0; useful values are 0.1 to 2.")
+    if how == "resample" and truncation < SMALLEST_RESAMPLED:
+        raise UserError(
+            f"--truncation {truncation:g} by resampling would draw for ever; use {SMALLEST_RESAMPLED} or "
+            "more, "
+            "or --truncation-kind scale."
+        )
     if kind != "normal":
-        raise UserError(f"--truncation needs a normal latent; this network was trained with {kind}.")
+        raise UserError(
+            f"--truncation needs a normal latent; this network was trained with {kind}: leave it out."
+        )

@@ -1,0 +1,133 @@
+"""`gansmith info`: what a run, snapshot, checkpoint or prepared data set holds, from its description
+alone.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gansmith.errors import UserError
+
+Row = tuple[str, str]
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def info(path: Path) -> None:
+    """Show what PATH holds: a run, a snapshot, a checkpoint or a prepared data set."""
+    rows = list(_data_set(path) if (path / "dataset.json").is_file() else _network(path))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def _network(path: Path) -> Iterator[Row]:
+    from gansmith.weights import snapshot
+
+    snapshots = sorted(path.glob("snapshots/[0-9]*.safetensors"))
+    checkpoints = sorted(folder for folder in path.glob("checkpoints/[0-9]*") if folder.is_dir())
+    is_run = bool(snapshots or checkpoints or (path / "config.yaml").is_file())
+    if is_run:
+        yield "run", str(path)
+        yield "snapshots", _listed(snapshots)
+        yield "checkpoints", _listed(checkpoints)
+        if not snapshots and not checkpoints:
+            return
+    file = snapshot.find(path)
+    described = snapshot.describe(file)
+    kind = "checkpoint" if file.name == snapshot.CHECKPOINT_FILE else "snapshot"
+    yield f"newest {kind}" if is_run else kind, str(file)
+    yield from _described(described)
+    folder = file.parent if kind == "checkpoint" else file
+    yield "files", ", ".join(f"{name} {_size(size)}" for name, size in _files(folder))
+
+
+def _described(described: dict[str, Any]) -> Iterator[Row]:
+    yield "written by", f"gansmith {described.get('gansmith_version', '?')}"
+    yield "images seen", f"{described['images_seen']:,}"
+    if described.get("lineage"):
+        yield "lineage", f"{described['lineage']} (times the run went back)"
+    yield "weights", "moving average of G (EMA)" if described.get("ema", True) else "G as trained"
+    yield "latent", described["latent"]
+    yield "statistics", _statistics(described["statistics"])
+    yield "generator", _arguments(described["generator"])
+    yield (
+        "discriminator",
+        _arguments(described["discriminator"]) if described["discriminator"] else "not in the file",
+    )
+    yield from _classes(described["classes"])
+
+
+def _data_set(path: Path) -> Iterator[Row]:
+    try:
+        described = json.loads((path / "dataset.json").read_text(encoding="utf-8"))
+        if described["format"] != "gansmith-dataset":
+            raise KeyError
+        height, width = described["resolution"]
+        rows = [
+            ("data set", str(path)),
+            ("images", f"{described['num_images']:,}"),
+            (
+                "size",
+                f"{width} × {height}, {described['channels']} channels, stored as {described['storage']}",
+            ),
+            ("source", str(described.get("source", "unknown"))),
+            ("content hash", described["content_hash"]),
+            ("settings", _arguments(described["settings"])),
+            (
+                "files",
+                f"{len(described['shards'])} shards, {_size(sum(s['bytes'] for s in described['shards']))}",
+            ),
+            *_classes(described["classes"]),
+        ]
+    except (KeyError, TypeError, ValueError, OSError):
+        raise UserError(
+            f"{path / 'dataset.json'} does not describe a prepared data set; prepare it again with "
+            "`gansmith data prepare SRC DEST`."
+        ) from None
+    yield from rows
+
+
+def _statistics(statistics: dict[str, Any] | None) -> str:
+    if statistics is None:
+        return "none yet: estimated when sampled"
+    how = (
+        "no truncation"
+        if statistics["kind"] == "none"
+        else f"{statistics['kind']} {statistics['truncation']:g}"
+    )
+    return f"for {how}, from {statistics['images']:,} images in groups of {statistics['group']}"
+
+
+def _arguments(kwargs: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in kwargs.items())
+
+
+def _classes(classes: list[dict[str, Any]]) -> Iterator[Row]:
+    yield "classes", f"{len(classes):,}"
+    for entry in classes:
+        yield f"  {entry['id']}", f"{entry['name']}  ({entry['count']:,} images)"
+
+
+def _listed(paths: list[Path]) -> str:
+    if not paths:
+        return "none yet"
+    names = paths[0].name if len(paths) == 1 else f"{paths[0].name} … {paths[-1].name}"
+    return f"{len(paths)} ({names}), {_size(sum(size for path in paths for _, size in _files(path)))}"
+
+
+def _files(path: Path) -> list[tuple[str, int]]:
+    if path.is_file():
+        return [(path.name, path.stat().st_size)]
+    return [(file.name, file.stat().st_size) for file in sorted(path.rglob("*")) if file.is_file()]
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
