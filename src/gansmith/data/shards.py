@@ -257,22 +257,22 @@ class Dataset:
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """The images at these indices: uint8 (len, h, w, c). Raises UserError naming a damaged one."""
-        height, width = self.resolution
-        out = np.empty((len(indices), self._image_bytes), np.uint8)
+        out = np.empty((len(indices), *self.resolution, self.channels), np.uint8)
+        for row, index in enumerate(np.asarray(indices).tolist()):
+            out[row] = self.image(index)
+        return out
+
+    def image(self, index: int) -> np.ndarray:
+        """One image, uint8 (h, w, c), read-only: a view of mapped memory where the pixels lie there."""
         if self._decoded is not None:
-            for row, index in enumerate(indices):
-                out[row] = self._decoded[index]
+            pixels = self._decoded[index]
         elif self.storage == "raw":
             # The pixels end the payload: what precedes them is the header of the .npy file.
-            ends = self._offset[indices] + self._size[indices]
-            for row, (shard, end) in enumerate(
-                zip(self._shard[indices].tolist(), ends.tolist(), strict=True)
-            ):
-                out[row] = self._bytes_of(shard)[end - self._image_bytes : end]
+            end = int(self._offset[index]) + int(self._size[index])
+            pixels = self._bytes_of(int(self._shard[index]))[end - self._image_bytes : end]
         else:
-            for row, index in enumerate(indices):
-                out[row] = self._decode(int(index))
-        return out.reshape(len(indices), height, width, self.channels)
+            pixels = self._decode(index)
+        return pixels.reshape(*self.resolution, self.channels)
 
     def payload(self, index: int) -> bytes:
         """The stored file of an image (.npy, .png, .webp or .jpg), as it lies in the shard."""
@@ -287,7 +287,7 @@ class Dataset:
 
     def _decode(self, index: int) -> np.ndarray:
         try:
-            return decode(self.payload(index), self.resolution, self.channels).reshape(-1)
+            return decode(self.payload(index), self.resolution, self.channels)
         except DamagedImage as error:
             shard = self._shards[int(self._shard[index])]["name"]
             raise UserError(
@@ -354,7 +354,8 @@ def open_prepared(
             if in_memory is True:
                 raise UserError(
                     f"data.in_memory=true: {path} cannot be decoded into {folder} ({error}); "
-                    f"set $GANSMITH_CACHE to a folder with {dataset.decoded_bytes / 1e9:.1f} GB free, or data.in_memory=false."
+                    f"set $GANSMITH_CACHE to a folder with {dataset.decoded_bytes / 1e9:.1f} GB free, "
+                    f"or data.in_memory=false."
                 ) from error
     return dataset
 
