@@ -57,9 +57,9 @@ class Feed:
         last = self.order.segments[-1].sets[0]
         if not self._at_hand[-1] or last.size != len(given):
             raise UserError(
-                f"--data {given.path}: these are other images ({len(given):,}, hash {given.content_hash[:12]}) "
-                f"than the run's stream is made of ({last.size:,}, hash {last.content_hash[:12]}); give the set "
-                f"it was started with."
+                f"--data {given.path}: other images ({len(given):,}, hash {given.content_hash[:9]}) "
+                f"than the run's stream is made of ({last.size:,}, hash {last.content_hash[:9]}); "
+                f"give the set it was started with."
             )
         if self.size[0] < 1 or self.size[0] > height or self.size[1] > width:
             raise UserError(
@@ -68,7 +68,7 @@ class Feed:
             )
         if self.labels == "dataset" and 0 < self.num_classes < len(given.classes):
             raise UserError(
-                f"--data {given.path} has {len(given.classes)} classes, the networks have {self.num_classes}; "
+                f"--data {given.path} has {len(given.classes)} classes, the networks {self.num_classes}; "
                 f"merge classes when preparing, or start networks with {len(given.classes)}."
             )
 
