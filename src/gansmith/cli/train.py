@@ -1,0 +1,87 @@
+"""`gansmith train`: flags → settings → training.run."""
+
+from typing import Any
+
+import click
+
+from gansmith import config as configuration
+
+
+def _list_settings(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    for path, kind, default, description in configuration.describe():
+        click.echo(f"{path:<24} {kind:<9} {default!s:<12} {description}")
+    ctx.exit()
+
+
+@click.command()
+@click.option(
+    "--data", metavar="PATH", help="Images: a folder, zip, HDF5, tars, builtin:digits … (docs/data.md)."
+)
+@click.option("--preset", metavar="NAME", help="Recipe to start from (docs/presets.md).")
+@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file over the preset.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder of the run; the same one goes on. [runs/…]"
+)
+@click.option("--duration", metavar="IMAGES", help="Real images to show in all: 20M, 128k, 50ep.")
+@click.option("--batch", type=int, help="Images per optimizer step, all processes together.")
+@click.option("--micro-batch", metavar="N|auto", help="Images per forward and process.")
+@click.option("--seed", type=int, help="Of initial weights, data order and noise.")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), help="Arithmetic.")
+@click.option("--unconditional", is_flag=True, help="Train without classes.")
+@click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps … [the accelerator, if any]")
+@click.option(
+    "--checkpoint-dir", type=click.Path(file_okay=False), help="Checkpoints elsewhere, e.g. another disk."
+)
+@click.option("--stop-after", metavar="TIME", help="Save and stop after 45m, 2h …: exit code 3, resumable.")
+@click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any setting; repeatable.")
+@click.option(
+    "--allow-change", multiple=True, metavar="PATH", help="Identity setting that may differ on resume."
+)
+@click.option("--dry-run", is_flag=True, help="Check and show everything, train and write nothing.")
+@click.option(
+    "--list-settings",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_settings,
+    help="Show all settings.",
+)
+def train(
+    data: str | None,
+    preset: str | None,
+    config_file: str | None,
+    out: str | None,
+    stop_after: str | None,
+    device: str | None,
+    checkpoint_dir: str | None,
+    assignments: tuple[str, ...],
+    allow_change: tuple[str, ...],
+    dry_run: bool,
+    unconditional: bool,
+    **words: Any,
+) -> None:
+    """Train a GAN on your images, or go on with a run.
+
+    The same command goes on where the run in --out stopped, and says so when it is finished.
+    """
+    settings = configuration.parse_overrides(assignments)
+    settings |= {f"train.{name}": value for name, value in words.items() if value is not None}
+    if unconditional:
+        settings["model.conditional"] = False
+
+    from gansmith.training import run, stopping
+
+    run.train(
+        data,
+        preset,
+        out,
+        config_file=config_file,
+        settings=settings,
+        device=device,
+        checkpoint_dir=checkpoint_dir,
+        stop_after=stopping.seconds(stop_after) if stop_after else None,
+        allow_change=allow_change,
+        dry_run=dry_run,
+    )

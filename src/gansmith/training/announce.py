@@ -1,0 +1,155 @@
+"""What a run says before it starts: configuration, data, networks, cost; and the data problems it refuses
+to train on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gansmith import config as configuration
+from gansmith.config import Config
+from gansmith.data.shards import ClassInfo, Dataset, is_prepared
+from gansmith.errors import UserError
+from gansmith.training import state as states
+from gansmith.training.batching import Sizes
+from gansmith.training.distributed import World
+from gansmith.training.precision import Precision
+from gansmith.training.runlog import RunLog
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What is known of the data before a pixel is read."""
+
+    num_images: int
+    classes: list[ClassInfo]
+    resolution: tuple[int, int] | None  # (h, w) of stored images; None where they are not prepared yet
+    channels: int | None
+    where: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+def prepare_options(config: Config) -> dict[str, Any]:
+    """How unprepared data is prepared for this run (data.open_dataset's arguments)."""
+    data, model = config.data, config.model
+    # A random crop needs something to cut away: an eighth of the side.
+    resolution = model.resolution * 9 // 8 if data.random_crop else model.resolution
+    return {
+        "resolution": resolution,
+        "crop": data.crop,
+        "resize": data.resize,
+        "channels": model.channels,
+        "unconditional": not model.conditional,
+        "in_memory": data.in_memory,
+    }
+
+
+def summarise(dataset: Dataset) -> DataSummary:
+    where = f"{dataset.path} ({dataset.storage}, {dataset.content_hash[:12]})"
+    return DataSummary(len(dataset), list(dataset.classes), dataset.resolution, dataset.channels, where)
+
+
+def peek(config: Config) -> DataSummary:
+    """The same without preparing anything, for a dry run."""
+    from gansmith.data import open_dataset
+    from gansmith.data.sources import open_source
+
+    path = config.data.path
+    assert path is not None
+    if is_prepared(path):
+        return summarise(open_dataset(path))
+    source = open_source(path, unconditional=not config.model.conditional)
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    classes = [ClassInfo(i, name, int(count)) for i, (name, count) in enumerate(zip(source.classes, counts))]
+    return DataSummary(len(source), classes, None, None, f"{path} ({source.kind}, not prepared yet)")
+
+
+def check_data(config: Config, data: DataSummary) -> None:
+    """Raises UserError for data that cannot train this configuration."""
+    resolution, prepare = config.model.resolution, f"gansmith data prepare {config.data.path} DEST"
+    if data.resolution is not None:
+        height, width = data.resolution
+        exact = data.resolution == (resolution, resolution)
+        fits = exact or (config.data.random_crop and min(height, width) >= resolution)
+        if not fits:
+            raise UserError(
+                f"--data holds {height}×{width} images, the network is for {resolution}×{resolution}; "
+                f"prepare the originals with `{prepare} --resolution {resolution}`, or set model.resolution."
+            )
+        if data.channels != config.model.channels:
+            raise UserError(
+                f"--data has {data.channels} channel(s), the network {config.model.channels}; "
+                f"add --set model.channels={data.channels}."
+            )
+    used = [info for info in data.classes if info.count]
+    if config.model.conditional and len(used) < 2:
+        raise UserError(
+            f"--data has one class only ({used[0].name if used else 'no images'}): there is nothing to be "
+            "conditional on. Add --unconditional, or give a folder with a sub-folder per class."
+        )
+
+
+def settings(
+    log: RunLog,
+    config: Config,
+    origins: Mapping[str, str],
+    precision: Precision,
+    sizes: Sizes,
+    group: int,
+    world: World,
+    duration: int,
+) -> None:
+    """What differs from the preset, and every automatic choice with its reason."""
+    preset = configuration.load(config.preset)[0] if config.preset else Config()
+    log.say(f"preset {config.preset}" if config.preset else "no preset: the defaults are BigGAN's at 128 px")
+    for path, old, new in configuration.diff(preset, config):
+        log.say(f"  {path}: {old} → {new}  ({origins.get(path, 'default')})")
+    processes = f"{world.size} process{'es' if world.size > 1 else ''} on {world.device}"
+    log.say(f"{processes}, {precision.name} ({precision.reason})")
+    d_step = f"batch {sizes.batch} in micro-batches of {sizes.micro_batch}"
+    g_step = f"batch {sizes.batch_g} in micro-batches of {sizes.micro_batch_g}"
+    log.say(f"{config.optim.d_steps} × D: {d_step};  G: {g_step};  BatchNorm groups of {group}")
+    per_step = config.optim.d_steps * sizes.batch
+    log.say(f"duration {duration:,} images = {-(-duration // per_step):,} steps of {per_step} images")
+
+
+def data(log: RunLog, summary: DataSummary) -> None:
+    counts = [info.count for info in summary.classes]
+    spread = f", {min(counts):,} to {max(counts):,} images each" if counts else ""
+    log.say(f"data {summary.where}: {summary.num_images:,} images, {summary.num_classes} classes{spread}")
+
+
+def networks(log: RunLog, config: Config, num_classes: int, sizes: Sizes) -> None:
+    """The layers of both networks and the cost of a step, without allocating a weight."""
+    import torch
+
+    from gansmith.models.biggan import Discriminator
+    from gansmith.models.summary import count_macs, summary
+
+    with torch.device("meta"):
+        G, D = states.networks(config, num_classes)
+    for title, net in (("G", G), ("D", D)):
+        if title == "D" and not isinstance(net, Discriminator):
+            log.say(
+                f"D: {config.model.discriminator}, {sum(p.numel() for p in net.parameters()):,} parameters"
+            )
+            return
+        rows = summary(net)
+        log.say(f"{title}: {sum(p.numel() for p in net.parameters()):,} parameters")
+        for row in rows:
+            log.say(f"  {row[0]:<16} {row[1]:<26} {row[2]:>12,}  {'×'.join(map(str, row[3]))}")
+    g_macs, d_macs = count_macs(G), count_macs(D)
+    # D phase: G forward once; D forward, backward to weights and inputs on reals and fakes. G phase: G
+    # forward and both backwards; D forward and backward to its input only.
+    d_phase = g_macs + 2 * 3 * d_macs
+    g_phase = 3 * g_macs + 2 * d_macs
+    flops = 2 * (config.optim.d_steps * sizes.batch * d_phase + sizes.batch_g * g_phase)
+    log.say(
+        f"forward per image: G {g_macs / 1e9:.2f}, D {d_macs / 1e9:.2f} GMAC;  "
+        f"a step of {config.optim.d_steps} D and 1 G phase: {flops / 1e12:.2f} TFLOP"
+    )

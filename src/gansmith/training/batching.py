@@ -1,0 +1,79 @@
+"""How a batch is cut: BatchNorm groups, micro-batches, processes. Pure arithmetic, and messages that name
+the fix.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gansmith.config import Config
+from gansmith.errors import UserError
+from gansmith.models.normalization import check_layout
+
+LARGEST_GROUP = 64
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Images: batch and batch_g in all; micro_batch and micro_batch_g per forward and process."""
+
+    batch: int
+    batch_g: int
+    micro_batch: int
+    micro_batch_g: int
+
+
+def bn_group(config: Config) -> int:
+    """`bn.group`, or the largest common divisor of both batches up to 64."""
+    if config.bn.group != "auto":
+        return config.bn.group
+    batch, batch_g = config.train.batch, config.train.batch_g or config.train.batch
+    return max(
+        n for n in range(1, min(LARGEST_GROUP, batch, batch_g) + 1) if batch % n == 0 and batch_g % n == 0
+    )
+
+
+def resolve(config: Config, group: int, world: int) -> Sizes:
+    """Both batches with their micro-batches. Raises UserError for a batch that cannot be cut as asked."""
+    train = config.train
+    batch_g = train.batch_g or train.batch
+    asked_g = train.micro_batch if train.micro_batch_g is None else train.micro_batch_g
+    return Sizes(
+        train.batch,
+        batch_g,
+        _micro_batch("train.batch", train.batch, "train.micro_batch", train.micro_batch, group, world),
+        _micro_batch("train.batch_g", batch_g, "train.micro_batch_g", asked_g, group, world),
+    )
+
+
+def _micro_batch(
+    batch_name: str, batch: int, name: str, asked: Literal["auto"] | int, group: int, world: int
+) -> int:
+    possible = [m for m in range(1, batch // world + 1) if _fits(batch, m, group, world)]
+    if not possible:
+        unit = group if group % world == 0 or world % group == 0 else group * world
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise UserError(
+            f"{batch_name} {batch} cannot be cut into BatchNorm groups of {group} (bn.group) "
+            f"over {world} process{'es' if world > 1 else ''}; nearest: {nearest}."
+        )
+    if asked == "auto":
+        return max((m for m in possible if m <= group), default=possible[0])
+    if asked not in possible:
+        near = sorted(possible, key=lambda m: abs(m - asked))[:4]
+        raise UserError(
+            f"{name} {asked} does not divide {batch_name} {batch} over {world} "
+            f"process{'es' if world > 1 else ''} in BatchNorm groups of {group}; "
+            f"possible: {', '.join(map(str, sorted(near)))}, or auto."
+        )
+    return asked
+
+
+def _fits(batch: int, micro_batch: int, group: int, world: int) -> bool:
+    if batch % (micro_batch * world):
+        return False
+    try:
+        check_layout(group, micro_batch, world)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,179 @@
+"""Checkpoints: saved so that a kill at any instant leaves a loadable one, loaded only when proven whole.
+
+A checkpoint is a folder `checkpoints/000012345678` (images seen): `networks.safetensors` and
+`optimizers.safetensors` (state.tensors), `G_ema.safetensors` (a snapshot, for people), `state.json`, and
+`manifest.json` with the size and SHA-256 of the others.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gansmith import files
+from gansmith.errors import UserError
+
+FORMAT, VERSION = "gansmith-checkpoint", 1
+Warn = Callable[[str], None]
+
+
+def name(images_seen: int) -> str:
+    return f"{images_seen:012d}"
+
+
+def save(
+    folder: Path,
+    tensors: dict[str, dict[str, torch.Tensor]],
+    record: dict[str, Any],
+    save_snapshot: Callable[[Path], None],
+) -> Path:
+    """Writes the checkpoint for record["images_seen"] below `folder`. Raises OSError (disk full) leaving
+    nothing.
+    """
+    target = folder / name(record["images_seen"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.replacing_folder(target) as temporary:
+        for stem, group in tensors.items():
+            contiguous = {key: value.detach().cpu().contiguous() for key, value in group.items()}
+            _save_tensors(contiguous, temporary / f"{stem}.safetensors")
+        save_snapshot(temporary / "G_ema.safetensors")
+        state = {"format": FORMAT, "version": VERSION} | record
+        (temporary / "state.json").write_text(json.dumps(state, indent=1))
+        manifest = {
+            path.name: {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+            for path in sorted(temporary.iterdir())
+        }
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    return target
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # how the library reports a full disk
+        raise OSError(f"{path}: {error}") from error
+
+
+def problem(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if every file has its size and hash."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for file, expected in manifest.items():
+            path = folder / file
+            if path.stat().st_size != expected["bytes"]:
+                return f"{file} has {path.stat().st_size} bytes instead of {expected['bytes']}"
+            if files.sha256(path) != expected["sha256"]:
+                return f"{file} is not what was written (SHA-256 differs)"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"unreadable ({error})"
+    return None
+
+
+def listed(folder: Path) -> list[Path]:
+    """Checkpoints below `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
+
+
+def latest(folder: Path, warn: Warn) -> Path | None:
+    """The newest undamaged checkpoint, warning of every damaged one passed over; None if there is none at
+    all.
+
+    Raises UserError when there are checkpoints and all are damaged: starting again silently would lose the
+    run.
+    """
+    there = listed(folder)
+    for path in reversed(there):
+        if (wrong := problem(path)) is None:
+            return path
+        warn(f"checkpoint {path} is damaged: {wrong}; the one before is used")
+    if there:
+        raise UserError(
+            f"every checkpoint below {folder} is damaged; restore one from a copy, "
+            "or start anew with another --out."
+        )
+    return None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. Raises UserError for another program's, or a newer version's."""
+    record = json.loads((folder / "state.json").read_text())
+    if record.get("format") != FORMAT:
+        raise UserError(f"{folder} is no gansmith checkpoint.")
+    if record["version"] > VERSION:
+        raise UserError(
+            f"{folder} was written by a newer gansmith ({record['gansmith_version']}); update gansmith."
+        )
+    return record
+
+
+def read_tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {stem: load_file(folder / f"{stem}.safetensors") for stem in ("networks", "optimizers")}
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes what a killed save left behind. Only the owner of the run may call it."""
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        if path.name.endswith((".tmp", ".old")):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def thin(ages: Sequence[int], keep: int) -> set[int]:
+    """The `keep` of ascending ages that are spread most evenly in log time; first and last stay.
+
+    Drops, one at a time, the one whose neighbours are closest together in ratio. What it keeps of a growing
+    sequence, thinned again and again, stays spread.
+    """
+    kept = list(ages)
+    while len(kept) > keep:
+        if len(kept) <= 2 or keep < 2:
+            kept.pop(0)
+            continue
+        gaps = [math.log((kept[i + 1] + 1) / (kept[i - 1] + 1)) for i in range(1, len(kept) - 1)]
+        kept.pop(1 + gaps.index(min(gaps)))
+    return set(kept)
+
+
+def prune(
+    paths: Iterable[Path],
+    warn: Warn,
+    *,
+    newest: int,
+    spaced: int,
+    gigabytes: float | None,
+    protected: set[str],
+) -> None:
+    """Deletes what retention does not keep: the `newest`, `spaced` older ones in log time, and the
+    protected stay.
+
+    gigabytes bounds all together, oldest going first, the newest excepted. A deletion that fails is a
+    warning.
+    """
+    by_age = {int(path.name.split(".")[0]): path for path in paths}
+    ages = sorted(by_age)
+    keep = set(ages[-newest:]) | thin(ages[:-newest], spaced)
+    keep |= {age for age in ages if by_age[age].name in protected}
+    if gigabytes is not None:
+        for age in sorted(keep)[:-1]:
+            if sum(_bytes(by_age[a]) for a in keep) > gigabytes * 1e9 and by_age[age].name not in protected:
+                keep.discard(age)
+    for age in ages:
+        if age not in keep:
+            try:
+                shutil.rmtree(by_age[age]) if by_age[age].is_dir() else by_age[age].unlink()
+            except OSError as error:
+                warn(f"{by_age[age]} could not be deleted ({error.strerror or error})")
+
+
+def _bytes(path: Path) -> int:
+    inside = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in inside)

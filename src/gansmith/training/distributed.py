@@ -1,0 +1,102 @@
+"""One process among several: who we are, and the few collectives training needs.
+
+Started by torchrun, or alone (a world of one, in which every collective is free). Nothing else of gansmith
+knows about environment variables or back ends.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from gansmith.errors import UserError
+
+# Long enough for rank 0 to draw grids and save while the others wait in a collective.
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """rank: global, 0 … size − 1 (LOCAL_RANK only chooses the device)."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Adds a tensor over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank as soon as it is on one."""
+        if self.size == 1:
+            return flag
+        vote = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+        return bool(vote.item())
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            self.any(False)
+
+    def same(self, text: str) -> bool:
+        """Whether every rank was given the same text."""
+        if self.size == 1:
+            return True
+        texts: list[str | None] = [None] * self.size
+        dist.all_gather_object(texts, text)
+        return all(other == text for other in texts)
+
+
+@contextmanager
+def joined(device: str | None = None) -> Iterator[World]:
+    """Joins the processes torchrun started (or stands alone), and leaves them at the end.
+
+    device: as in torch.device; None takes the accelerator if there is one. Raises UserError for an unusable
+    one.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if size == 1:
+        yield World(0, 1, chosen)
+        return
+    backend = {"cpu": "gloo", "cuda": "nccl"}.get(chosen.type) or dist.get_default_backend_for_device(chosen)
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield World(rank, size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device asked for, else this process's accelerator, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        device = torch.device(accelerator.type, local_rank) if accelerator else torch.device("cpu")
+    else:
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise UserError(f"--device {name!r} is unknown; write cpu, cuda, cuda:1, mps, xpu, …") from None
+        if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
+            found = f"only {accelerator.type} and cpu" if accelerator else "only cpu"
+            raise UserError(f"--device {name} is not here: this machine has {found}.")
+        if device.type != "cpu" and device.index is None:
+            device = torch.device(device.type, local_rank)
+    if device.type != "cpu":
+        count = torch.accelerator.device_count()
+        if device.index is not None and device.index >= count:
+            raise UserError(
+                f"device {device} is not here: this machine has {count} of them (0 … {count - 1})."
+            )
+        torch.accelerator.set_device_index(device)
+    return device

@@ -1,0 +1,233 @@
+"""The training loop, top to bottom: status → snapshot → checkpoint → done? → step → average.
+
+A step is `d_steps` phases of D, then one of G. A phase loops over micro-batches, accumulates, reduces once
+over the ranks, pulls the spectral norm back, checks finiteness, and steps. One clock, `images_seen`, drives
+everything.
+"""
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gansmith.config import Config
+from gansmith.data.feed import Feed, to_device
+from gansmith.data.order import slices
+from gansmith.data.shards import Dataset
+from gansmith.errors import Diverged, Stopped
+from gansmith.models import spectral
+from gansmith.sampling import latents
+from gansmith.training import ema, saving, schedule
+from gansmith.training.distributed import World
+from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
+from gansmith.training.precision import Precision, peak_memory_gib
+from gansmith.training.runlog import Averages, RunLog
+from gansmith.training.state import Player, State
+from gansmith.training.stopping import StopRequest
+
+
+@dataclass
+class Run:
+    """A run that is ready to train: what was decided before the loop, all of it fixed while it turns."""
+
+    config: Config
+    world: World
+    precision: Precision
+    dataset: Dataset
+    feed: Feed
+    objective: Objective
+    log: RunLog
+    stop: StopRequest
+    out: Path
+    checkpoints: Path
+    num_classes: int  # of the networks; 0 without classes
+    bn_group: int
+    batch_g: int
+    micro_batch: int
+    micro_batch_g: int
+    every: dict[str, int]  # images between status, snapshot, checkpoint
+    duration: int
+    ema_half_life: int
+    ema_start: int
+    averages: Averages = field(default_factory=Averages)
+
+
+def train(run: Run, state: State) -> None:
+    """Trains until `duration`. Raises Stopped (saved, resumable) or Diverged."""
+    before = state.images_seen
+    began, seen_at_status, status_time = time.monotonic(), before, time.monotonic()
+    reals = _reals(run, state.images_seen)
+    try:
+        while True:
+            done = state.images_seen >= run.duration
+            if _crossed(run.every["status"], before, state) or (done and state.images_seen > before):
+                now = time.monotonic()
+                rate = (state.images_seen - seen_at_status) / max(now - status_time, 1e-9)
+                _status(run, state, rate, now - began)
+                seen_at_status, status_time = state.images_seen, now
+            if _crossed(run.every["snapshot"], before, state) or (done and state.images_seen > before):
+                saving.snapshot(run, state)
+            if _crossed(run.every["checkpoint"], before, state) or (done and state.images_seen > before):
+                saving.checkpoint(run, state)
+            if done:
+                return
+            if run.world.any(run.stop.asked()):
+                saved = saving.checkpoint(run, state)
+                raise Stopped(f"stopped {run.stop.why()} at {state.images_seen:,} images; {saved}")
+
+            before = state.images_seen
+            _set_learning_rates(run, state)
+            for _ in range(run.config.optim.d_steps):
+                _phase(run, "d", state, _micro_batches_d(run, state, reals))
+                state.images_seen += run.config.train.batch
+            _phase(run, "g", state, _micro_batches_g(run, state))
+            state.fakes_seen += run.batch_g
+            state.step += 1
+
+            keep = ema.decay(
+                state.images_seen - before,
+                state.images_seen,
+                half_life=run.ema_half_life,
+                ramp=run.config.ema.ramp,
+                start=run.ema_start,
+            )
+            ema.update(state.G_ema, state.G.net, keep)
+    finally:
+        reals.close()
+
+
+def _phase(run: Run, letter: str, state: State, micro_batches: Iterator[MicroBatch]) -> None:
+    """One optimizer step of one network, the other one frozen."""
+    player, other = (state.D, state.G) if letter == "d" else (state.G, state.D)
+    micro = run.micro_batch if letter == "d" else run.micro_batch_g
+    count = (run.config.train.batch if letter == "d" else run.batch_g) // micro  # over all ranks
+    spectral.set_trainable(player.net, True)
+    spectral.set_trainable(other.net, False)
+
+    player.gradients.zero()
+    for micro_batch in micro_batches:
+        with run.precision.autocast():
+            loss, scalars = run.objective(letter, state.G.net, state.D.net, micro_batch)
+        (loss * (player.scale.scale / count)).backward()
+        run.averages.add(scalars)
+    player.gradients.finish(run.world, player.scale.scale)
+
+    strength = run.config.loss.ortho_d if letter == "d" else run.config.loss.ortho_g
+    if strength:
+        add_orthogonal_gradient(player.net, strength)
+    norm = player.gradients.norm()  # of the reduced sum: finite on one rank means finite on all
+    finite = math.isfinite(norm)
+    player.scale.update(finite)
+    if finite:
+        player.adam.step()
+        spectral.refresh(player.net, run.config.spectral.iterations)
+        run.averages.add({f"gradient_norm_{letter}": torch.tensor(norm, device=run.world.device)})
+    elif player.scale.skipped_in_a_row > run.config.train.max_skipped:
+        _give_up(run, letter, state, player)
+
+
+def _give_up(run: Run, letter: str, state: State, player: Player) -> None:
+    run.log.event("diverged", images_seen=state.images_seen, phase=letter)
+    raise Diverged(
+        f"{player.scale.skipped_in_a_row} {letter.upper()} steps in a row had non-finite gradients "
+        f"(train.max_skipped {run.config.train.max_skipped}) at {state.images_seen:,} images. The "
+        f"checkpoints below {run.checkpoints} are from before; go on with lower learning rates, e.g. "
+        f"--set optim.lr_g={run.config.optim.lr_g / 2:g} --set optim.lr_d={run.config.optim.lr_d / 2:g} "
+        "--allow-change optim.lr_g --allow-change optim.lr_d."
+    )
+
+
+def _reals(run: Run, start: int) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+    """This rank's real micro-batches from stream position `start` on, prefetched."""
+
+    def positions() -> Iterator[np.ndarray]:
+        at, batch = start, run.config.train.batch
+        while True:
+            yield from slices(at, batch, run.micro_batch, run.world.rank, run.world.size)
+            at += batch
+
+    yield from run.feed.stream(positions())
+
+
+def _micro_batches_d(
+    run: Run, state: State, reals: Iterator[tuple[torch.Tensor, torch.Tensor]]
+) -> Iterator[MicroBatch]:
+    """Reals in stream order with noise at the same positions of D's noise stream."""
+    batch, world = run.config.train.batch, run.world
+    for positions in slices(state.images_seen, batch, run.micro_batch, world.rank, world.size):
+        images, labels = next(reals)
+        z, y = _noise(run, "d", positions)
+        real_y = labels.to(world.device) if run.num_classes else None
+        yield MicroBatch(z, y, to_device(images, world.device), real_y)
+
+
+def _micro_batches_g(run: Run, state: State) -> Iterator[MicroBatch]:
+    """Noise from G's own stream; real images too, where the objective asks for them."""
+    world, start = run.world, state.fakes_seen
+    for positions in slices(start, run.batch_g, run.micro_batch_g, world.rank, world.size):
+        z, y = _noise(run, "g", positions)
+        real = real_y = None
+        if getattr(run.objective, "needs_reals_in_g", False):
+            images, labels = run.feed.read(positions)
+            real = to_device(images, world.device)
+            real_y = labels.to(world.device) if run.num_classes else None
+        yield MicroBatch(z, y, real, real_y)
+
+
+def _noise(run: Run, name: str, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+    model = run.config.model
+    z, y = latents.stream(
+        run.config.train.seed,
+        name,
+        positions,
+        dim=model.dim_z,
+        num_classes=run.num_classes,
+        kind=model.latent,
+    )
+    device = run.world.device
+    return z.to(device), y.to(device) if run.num_classes else None
+
+
+def _set_learning_rates(run: Run, state: State) -> None:
+    factor = schedule.factor(run.config, state.images_seen, len(run.dataset))
+    for player, lr in ((state.G, run.config.optim.lr_g), (state.D, run.config.optim.lr_d)):
+        for group in player.adam.param_groups:
+            group["lr"] = lr * factor
+
+
+def _crossed(every: int, before: int, state: State) -> bool:
+    """Whether a multiple of `every` images was passed by the last step: a cadence without memory."""
+    return before // every != state.images_seen // every
+
+
+def _status(run: Run, state: State, rate: float, seconds: float) -> None:
+    means = run.averages.take(run.world)
+    sigmas = {"g": spectral.singular_values(state.G.net), "d": spectral.singular_values(state.D.net)}
+    skipped = state.G.scale.skipped + state.D.scale.skipped
+    row: dict[str, Any] = {
+        "images_seen": state.images_seen,
+        "epoch": state.images_seen / len(run.dataset),
+        "step": state.step,
+        "seconds": seconds,
+        "eta_seconds": (run.duration - state.images_seen) / rate if rate else None,
+        "images_per_second": rate,
+        **means,
+        "sigma0_g": max(sigmas["g"].values(), default=None),
+        "sigma0_d": max(sigmas["d"].values(), default=None),
+        "lr_g": state.G.adam.param_groups[0]["lr"],
+        "lr_d": state.D.adam.param_groups[0]["lr"],
+        "skipped": skipped or None,
+        "batch": run.config.train.batch,
+        "peak_gib": peak_memory_gib(run.world.device),
+        "sigma0": {
+            f"{net}.{name}": value for net, layers in sigmas.items() for name, value in layers.items()
+        },
+    }
+    if run.precision.dtype == torch.float16:
+        row |= {"scale_g": state.G.scale.scale, "scale_d": state.D.scale.scale}
+    run.log.status(row)

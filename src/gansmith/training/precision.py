@@ -1,0 +1,153 @@
+"""Arithmetic, memory and determinism: what depends on the hardware, one question per function.
+
+The only file that may name a particular kind of device.
+"""
+
+import ctypes
+import os
+import platform
+import resource
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gansmith.errors import UserError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """dtype of forward and backward; why it was chosen. Weights, moments, losses and heads are float32
+    always.
+    """
+
+    dtype: torch.dtype
+    reason: str
+    device_type: str
+
+    @property
+    def name(self) -> str:
+        return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[self.dtype]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A fresh context for one micro-batch: its cache of cast weights must not outlive a spectral
+        refresh.
+        """
+        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def choose(asked: str, device: torch.device) -> Precision:
+    """Resolves `auto | bf16 | fp16 | fp32` for a device. Raises UserError for fp16 on a CPU."""
+    if asked == "auto":
+        native, why = _native_bf16(device)
+        if native:
+            return Precision(torch.bfloat16, why, device.type)
+        if device.type == "cuda":
+            return Precision(torch.float16, f"{why}: fp16 with loss scaling", device.type)
+        return Precision(torch.float32, why, device.type)
+    if asked == "fp16" and device.type == "cpu":
+        raise UserError("train.precision fp16 is for GPUs; on a CPU choose bf16 or fp32.")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[asked]
+    return Precision(dtype, "as asked", device.type)
+
+
+def _native_bf16(device: torch.device) -> tuple[bool, str]:
+    if device.type == "cuda":
+        if torch.version.hip:
+            return True, "ROCm has bf16"
+        major, minor = torch.cuda.get_device_capability(device)
+        return major >= 8, f"CUDA capability {major}.{minor} {'has' if major >= 8 else 'lacks'} bf16"
+    if device.type == "cpu":
+        flags = cpu_flags()
+        if "amx_bf16" in flags:
+            return True, "the CPU has AMX"
+        if "avx512_bf16" in flags:
+            return True, "the CPU has AVX512-bf16"
+        return False, "the CPU has no native bf16"
+    return True, f"{device.type} is taken to have bf16"
+
+
+def cpu_flags() -> set[str]:
+    """The processor's instruction-set flags, empty where the system does not say."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next((set(line.split()) for line in file if line.startswith("flags")), set())
+    except OSError:
+        return set()
+
+
+def set_up(*, deterministic: bool, tf32: bool) -> None:
+    """Process-wide switches. Call once, before networks are built."""
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # What is allocated here is always filled; filling it twice would cost a tenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    keep_large_blocks()
+
+
+def keep_large_blocks() -> None:
+    """Tells glibc to keep freed memory: activations are as large as the next step's, page faults are not
+    free.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, -1)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory used so far: the allocator's on an accelerator, the process's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if platform.system() == "Darwin" else 2**20)
+
+
+@dataclass
+class LossScale:
+    """Dynamic loss scaling for fp16 (doubles after `patience` good steps, halves on a bad one); 1 elsewhere.
+
+    Whole state, saved in checkpoints: scale, good_steps and the number of skipped steps.
+    """
+
+    enabled: bool
+    scale: float = field(default=-1.0)
+    good_steps: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    patience: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.scale < 0:
+            self.scale = 65536.0 if self.enabled else 1.0
+
+    def update(self, finite: bool) -> None:
+        if not finite:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            self.good_steps = 0
+            if self.enabled:
+                self.scale = max(self.scale / 2, 1.0)
+            return
+        self.skipped_in_a_row = 0
+        self.good_steps += 1
+        if self.enabled and self.good_steps >= self.patience:
+            self.scale *= 2
+            self.good_steps = 0
+
+    def state(self) -> dict[str, float]:
+        return {"scale": self.scale, "good_steps": self.good_steps, "skipped": self.skipped}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Takes over counters; the scale only where it is in use (the precision may have changed)."""
+        self.skipped = int(state["skipped"])
+        self.good_steps = int(state["good_steps"])
+        if self.enabled and state["scale"] > 1:
+            self.scale = float(state["scale"])

@@ -1,0 +1,134 @@
+"""What a run says: lines for people, rows for programs, both from the same numbers.
+
+`log.txt` and `metrics.jsonl` are appended to, one JSON object per status or event. A full disk must not
+stop training: what cannot be written is said once on the terminal and then left.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gansmith.errors import UserError
+from gansmith.training.distributed import World
+
+# (column, key of the row, format) of the status line; a key that is missing is left out.
+COLUMNS = (
+    ("images", "images_seen", "{:,}"),
+    ("epoch", "epoch", "{:.2f}"),
+    ("step", "step", "{:,}"),
+    ("time", "seconds", "clock"),
+    ("ETA", "eta_seconds", "clock"),
+    ("img/s", "images_per_second", "{:.1f}"),
+    ("L_D", "loss_d", "{:.3f}"),
+    ("L_G", "loss_g", "{:+.3f}"),
+    ("D(x)", "d_real", "{:+.2f}"),
+    ("D(G)", "d_fake", "{:+.2f}"),
+    ("|g_D|", "gradient_norm_d", "{:.2f}"),
+    ("|g_G|", "gradient_norm_g", "{:.2f}"),
+    ("σ0_G", "sigma0_g", "{:.1f}"),
+    ("σ0_D", "sigma0_d", "{:.1f}"),
+    ("skipped", "skipped", "{:d}"),
+    ("GiB", "peak_gib", "{:.1f}"),
+)
+
+
+class RunLog:
+    """Writes to the terminal and, on rank 0 and with a folder, to the run's files."""
+
+    def __init__(self, out: Path | None, world: World, tensorboard: bool = False) -> None:
+        self.out = out if world.is_main else None
+        self.speaks = world.is_main
+        self._broken: set[str] = set()
+        self._board = _tensorboard(self.out / "tensorboard") if tensorboard and self.out else None
+
+    def say(self, text: str = "") -> None:
+        """A line for people."""
+        if self.speaks:
+            print(text, flush=True)
+            self._append("log.txt", text)
+
+    def warn(self, text: str) -> None:
+        """A line that matters, on stderr, and an event."""
+        if self.speaks:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+            self._append("log.txt", f"warning: {text}")
+            self._append("metrics.jsonl", json.dumps({"type": "warning", "time": time.time(), "text": text}))
+
+    def status(self, row: dict[str, Any]) -> None:
+        """One row of numbers: the printed line is made from the logged object."""
+        if not self.speaks:
+            return
+        shown = [f"{name} {show(row[key], how)}" for name, key, how in COLUMNS if row.get(key) is not None]
+        self.say("  ".join(shown))
+        self._append("metrics.jsonl", json.dumps({"type": "status", "time": time.time()} | row))
+        if self._board is not None:
+            for key, value in row.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(key, value, row["images_seen"])
+            self._board.flush()
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Something that happened, for metrics.jsonl only."""
+        self._append("metrics.jsonl", json.dumps({"type": kind, "time": time.time()} | fields))
+
+    def _append(self, name: str, line: str) -> None:
+        if self.out is None or name in self._broken:
+            return
+        try:
+            with (self.out / name).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            self._broken.add(name)
+            print(
+                f"warning: {self.out / name} can no longer be written ({error})", file=sys.stderr, flush=True
+            )
+
+
+class Averages:
+    """Means of detached scalars between two status lines, kept on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, torch.Tensor]) -> None:
+        for key, value in values.items():
+            value = value.float()
+            self.sums[key] = self.sums[key] + value if key in self.sums else value
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def take(self, world: World) -> dict[str, float]:
+        """The means over all ranks since the last call. All ranks must call it together."""
+        if not self.sums:
+            return {}
+        keys = sorted(self.sums)
+        means = torch.stack([self.sums[key] / self.counts[key] for key in keys]).to(world.device)
+        world.sum(means)
+        self.sums, self.counts = {}, {}
+        return {key: value / world.size for key, value in zip(keys, means.tolist())}
+
+
+def show(value: Any, how: str) -> str:
+    return clock(value) if how == "clock" else how.format(value)
+
+
+def clock(seconds: float) -> str:
+    """93784 → 1d 02:03; 3723 → 1:02:03; 75 → 1:15"""
+    days, rest = divmod(int(seconds), 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    if days:
+        return f"{days}d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("log.tensorboard needs the extra: pip install gansmith[tensorboard]") from None
+    return SummaryWriter(str(folder))

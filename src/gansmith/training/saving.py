@@ -1,0 +1,137 @@
+"""What a run writes while it trains: snapshots with their pictures, and checkpoints. Only rank 0 writes.
+
+A failure to write is a warning, not the end: training goes on, and the last good files stay.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import gansmith
+from gansmith import config as configuration
+from gansmith.training import checkpoint as checkpoints
+from gansmith.training import ema, grids
+from gansmith.training.state import State, record, replica, tensors
+from gansmith.weights import snapshot as snapshots
+
+if TYPE_CHECKING:
+    from gansmith.training.loop import Run
+
+
+@torch.no_grad()
+def snapshot(run: "Run", state: State) -> None:
+    """Averaged G with its standing statistics as a file, and grids of averaged and raw G and an
+    interpolation.
+    """
+    if run.world.is_main:
+        folder, name = run.out / "snapshots", checkpoints.name(state.images_seen)
+        ema.make_usable(state.G_ema, state.G.net)
+        statistics = grids.estimate_statistics(
+            state.G_ema, run.config, run.num_classes, run.bn_group, run.precision
+        )
+        try:
+            D = state.D.net if run.config.log.snapshot_d else None
+            snapshots.save(
+                folder / f"{name}.safetensors", state.G_ema, D=D, info=info(run, state, statistics)
+            )
+            draw(run, state, name)
+        except OSError as error:
+            run.log.warn(f"snapshot {name} could not be written ({error}); training goes on")
+        else:
+            checkpoints.prune(
+                [path for path in folder.glob("*.safetensors") if path.stem.isdigit()],
+                run.log.warn,
+                newest=1,
+                spaced=run.config.log.keep_snapshots - 1,
+                gigabytes=None,
+                protected=_protected(run.out),
+            )
+            run.log.event("snapshot", images_seen=state.images_seen, file=f"snapshots/{name}.safetensors")
+    run.world.barrier()
+
+
+@torch.no_grad()
+def draw(run: "Run", state: State, name: str) -> None:
+    """samples/NAME.png (averaged G), NAME-raw.png (G as trained), NAME-interpolation.png."""
+    samples, common = run.out / "samples", (run.config, run.dataset, run.precision)
+    G_ema = state.G_ema.eval()
+    grids.draw_samples(samples / f"{name}.png", G_ema, *common, run.bn_group)
+    grids.draw_interpolation(samples / f"{name}-interpolation.png", G_ema, *common)
+    raw = replica(state.G.net)
+    grids.estimate_statistics(raw, run.config, run.num_classes, run.bn_group, run.precision)
+    grids.draw_samples(samples / f"{name}-raw.png", raw, *common, run.bn_group)
+
+
+def checkpoint(run: "Run", state: State) -> str:
+    """Saves everything; returns a sentence about it. The new one is safe before an old one goes."""
+    sentence = ""
+    if run.world.is_main:
+        ema.make_usable(state.G_ema, state.G.net)
+        try:
+            path = checkpoints.save(
+                run.checkpoints,
+                tensors(state),
+                record(state)
+                | {
+                    "gansmith_version": gansmith.__version__,
+                    "config": configuration.flat(run.config),
+                    "resolved": resolved(run),
+                    "data": {"content_hash": run.dataset.content_hash, "images": len(run.dataset)},
+                    "classes": classes(run),
+                    "world": run.world.size,
+                    "precision": run.precision.name,
+                },
+                lambda file: snapshots.save(file, state.G_ema, info=info(run, state, None)),
+            )
+        except OSError as error:
+            left = checkpoints.listed(run.checkpoints)
+            sentence = (
+                f"it could NOT be saved ({error}); the last good checkpoint is {left[-1] if left else 'none'}"
+            )
+            run.log.warn(f"checkpoint at {state.images_seen:,} images: {sentence}")
+        else:
+            sentence = f"saved as {path}; the same command goes on"
+            run.log.event("checkpoint", images_seen=state.images_seen, path=str(path))
+            checkpoints.prune(
+                checkpoints.listed(run.checkpoints),
+                run.log.warn,
+                newest=run.config.log.keep_checkpoints,
+                spaced=run.config.log.keep_spaced,
+                gigabytes=run.config.log.keep_gigabytes,
+                protected=_protected(run.out),
+            )
+    run.world.barrier()
+    return sentence
+
+
+def resolved(run: "Run") -> dict[str, Any]:
+    """The automatic choices that belong to the run's identity."""
+    return {"bn_group": run.bn_group, "num_classes": run.num_classes}
+
+
+def classes(run: "Run") -> list[dict[str, Any]]:
+    if not run.config.model.conditional:
+        return []
+    return [{"id": info.id, "name": info.name, "count": info.count} for info in run.dataset.classes]
+
+
+def info(run: "Run", state: State, statistics: dict[str, Any] | None) -> dict[str, Any]:
+    """What a snapshot says of itself."""
+    return {
+        "latent": run.config.model.latent,
+        "classes": classes(run),
+        "images_seen": state.images_seen,
+        "lineage": 0,
+        "ema": True,
+        "statistics": statistics,
+        "config": run.config.model_dump(mode="json") | {"bn": {"group": run.bn_group}},
+    }
+
+
+def _protected(out: Path) -> set[str]:
+    """What `best` points to is never deleted."""
+    best = out / "best"
+    if best.is_symlink():
+        return {best.readlink().name, best.readlink().stem}
+    return set()

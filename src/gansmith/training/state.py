@@ -1,0 +1,214 @@
+"""Everything a run is: networks, optimizers, the moving average, counters, and the order of the data.
+
+`build` makes it from a configuration; `tensors` and `record` are all a checkpoint has to hold.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gansmith.config import Config
+from gansmith.data.order import Order
+from gansmith.errors import UserError
+from gansmith.models import layers, normalization, spectral
+from gansmith.models.biggan import Discriminator, Generator
+from gansmith.training.distributed import World
+from gansmith.training.gradients import FlatGradients
+from gansmith.training.objectives import import_function
+from gansmith.training.precision import LossScale
+
+
+@dataclass
+class Player:
+    """One of the two networks with all that trains it."""
+
+    net: Any  # a Generator, or D: ours or the user's own module
+    adam: torch.optim.Adam
+    gradients: FlatGradients
+    scale: LossScale
+
+
+@dataclass
+class State:
+    """A run at one moment. The three counters are its whole clockwork; noise and data order follow from
+    them.
+    """
+
+    G: Player
+    D: Player
+    G_ema: Generator
+    order: Order
+    images_seen: int = 0  # real images shown to D: the clock
+    fakes_seen: int = 0  # fakes made for G phases: position in G's noise stream
+    step: int = 0  # G steps
+
+
+def generator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
+    model = config.model
+    return {
+        "family": model.family,
+        "resolution": model.resolution,
+        "num_classes": num_classes if model.conditional else 0,
+        "channels": model.channels,
+        "ch": model.ch,
+        "dim_z": model.dim_z,
+        "shared_dim": model.shared_dim,
+        "skip_z": model.skip_z,
+        "attention": tuple(model.attention_g),
+        "depth": model.depth,
+        "init": model.init,
+        "bn_eps": model.bn_eps,
+        "sn_eps": model.sn_eps,
+        "spectral": model.spectral_g,
+    }
+
+
+def discriminator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
+    model = config.model
+    return {
+        "family": model.family,
+        "resolution": model.resolution,
+        "num_classes": num_classes if model.conditional else 0,
+        "channels": model.channels,
+        "ch": model.ch_d or model.ch,
+        "attention": tuple(model.attention_d),
+        "wide": model.wide_d,
+        "depth": model.depth,
+        "init": model.init,
+        "sn_eps": model.sn_eps,
+        "spectral": model.spectral_d,
+    }
+
+
+def networks(config: Config, num_classes: int) -> tuple[Generator, nn.Module]:
+    """G and D on the current default device, untrained. Raises UserError where the settings do not fit
+    together.
+    """
+    make_d: Any = Discriminator
+    if config.model.discriminator is not None:
+        make_d = import_function(config.model.discriminator, "model.discriminator")
+    try:
+        return (
+            Generator(**generator_kwargs(config, num_classes)),
+            make_d(**discriminator_kwargs(config, num_classes)),
+        )
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+
+
+def build(
+    config: Config, num_classes: int, bn_group: int, order: Order, world: World, dtype: torch.dtype
+) -> State:
+    """A run at its beginning: seeded weights, converged spectral norms, the average a copy of G."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed(config.train.seed, "weights"))
+        G, D = networks(config, num_classes)
+    for net in (G, D):
+        net.to(world.device)
+        if config.train.channels_last:
+            layers.set_channels_last(net)
+        spectral.converge(net)
+    normalization.set_batch_norm_group(G, bn_group)
+    optim = config.optim
+    scaled = dtype == torch.float16
+    return State(
+        G=_player(G, optim.lr_g, config, scaled),
+        D=_player(D, optim.lr_d, config, scaled),
+        G_ema=replica(G),
+        order=order,
+    )
+
+
+def replica(G: Generator) -> Generator:
+    """A copy of G for averaging and drawing: its weights and Ŵ as they are, in eval mode, no gradients."""
+    device = next(G.parameters()).device
+    with torch.device("meta"):
+        copy = Generator(**G.kwargs)
+    copy.to_empty(device=device).load_state_dict(G.state_dict())
+    copy.requires_grad_(False)
+    if G.channels_last:
+        layers.set_channels_last(copy)
+    spectral.refresh(copy, iterations=0)
+    return copy.eval()
+
+
+def _player(net: nn.Module, lr: float, config: Config, scaled: bool) -> Player:
+    optim = config.optim
+    adam = torch.optim.Adam(
+        net.parameters(), lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True
+    )
+    return Player(net, adam, FlatGradients(net), LossScale(enabled=scaled))
+
+
+def _seed(*parts: object) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def tensors(state: State) -> dict[str, dict[str, torch.Tensor]]:
+    """All tensors of a run by file: networks (weights and singular vectors), average, Adam moments."""
+    average = {f"G_ema.{name}": value.data for name, value in state.G_ema.named_parameters()}
+    files: dict[str, dict[str, torch.Tensor]] = {"networks": average, "optimizers": {}}
+    for letter, player in (("G", state.G), ("D", state.D)):
+        files["networks"] |= {f"{letter}.{name}": value for name, value in player.net.state_dict().items()}
+        for name, parameter in player.net.named_parameters():
+            for key, value in player.adam.state[parameter].items():
+                files["optimizers"][f"{letter}.{name}.{key}"] = value
+    return files
+
+
+@torch.no_grad()
+def restore(state: State, files: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Puts a checkpoint's tensors in place. Spectral norms come from the stored vectors; nothing iterates.
+
+    Raises UserError when a tensor is missing, left over, or of another shape.
+    """
+    here = tensors(state)["networks"]
+    there = files["networks"]
+    missing, extra = here.keys() - there.keys(), there.keys() - here.keys()
+    wrong = [name for name in here.keys() & there.keys() if here[name].shape != there[name].shape]
+    if missing or extra or wrong:
+        raise UserError(
+            "the checkpoint's networks are not those of this configuration: "
+            f"missing {sorted(missing)[:3]}, left over {sorted(extra)[:3]}, other shape {sorted(wrong)[:3]}."
+        )
+    for name, value in here.items():
+        value.copy_(there[name])
+    for letter, player in (("G", state.G), ("D", state.D)):
+        for name, parameter in player.net.named_parameters():
+            prefix = f"{letter}.{name}."
+            player.adam.state[parameter] = {
+                key: _like(moment, parameter, key)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if (moment := files["optimizers"].get(prefix + key)) is not None
+            }
+            if not player.adam.state[parameter]:
+                del player.adam.state[parameter]
+        spectral.refresh(player.net, iterations=0)
+
+
+def _like(value: torch.Tensor, parameter: torch.Tensor, key: str) -> torch.Tensor:
+    # Adam's fused kernel wants its step counters on the parameters' device, in float32.
+    return value.to(parameter.device, torch.float32 if key == "step" else parameter.dtype).clone()
+
+
+def record(state: State) -> dict[str, Any]:
+    """The counters and scales of a run, JSON-able."""
+    return {
+        "images_seen": state.images_seen,
+        "fakes_seen": state.fakes_seen,
+        "step": state.step,
+        "scale_g": state.G.scale.state(),
+        "scale_d": state.D.scale.state(),
+        "order": state.order.to_json(),
+    }
+
+
+def restore_record(state: State, saved: dict[str, Any]) -> None:
+    state.images_seen = int(saved["images_seen"])
+    state.fakes_seen = int(saved["fakes_seen"])
+    state.step = int(saved["step"])
+    state.G.scale.restore(saved["scale_g"])
+    state.D.scale.restore(saved["scale_d"])
