@@ -1,4 +1,4 @@
-"""The sample-addressed order: bijections, uniformity, independence of batch, world and restarts. Fixed seeds."""
+"""The sample-addressed order: bijective, uniform, the same however it is cut and restarted. Fixed seeds."""
 
 import itertools
 import json

@@ -23,7 +23,7 @@ import re
 import tarfile
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -32,22 +32,12 @@ import numpy as np
 from gansmith.data import memory, remote
 from gansmith.data.cache import cache_folder, sync_folder, written_whole
 from gansmith.data.codecs import DamagedImage, decode
+from gansmith.data.manifest import FORMAT, VERSION, ClassInfo, content_hash, read_index, read_manifest
 from gansmith.errors import UserError
 
-FORMAT = "gansmith-dataset"
-VERSION = 1
 EXTENSIONS = ("npy", "png", "webp", "jpg")
 BLOCK = 512  # tar's unit
 _KEY = re.compile(r"[A-Za-z0-9_\-]{1,90}")  # no dot: WebDataset splits the name at the first one
-
-
-@dataclass(frozen=True)
-class ClassInfo:
-    """A class of a data set: its id (the label), the name people use, how many images it has."""
-
-    id: int
-    name: str
-    count: int
 
 
 def _tar_member(name: str, payload: bytes) -> bytes:
@@ -55,19 +45,6 @@ def _tar_member(name: str, payload: bytes) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = len(payload)
     return info.tobuf(tarfile.USTAR_FORMAT) + payload + bytes(-len(payload) % BLOCK)
-
-
-def content_hash(labels: Sequence[int], digests: Sequence[bytes]) -> str:
-    """SHA-256 over (label as int64, SHA-256 of the payload) of every image in order.
-
-    Says which images with which labels in which order and encoding. Keys, shard sizes and class names do not
-    enter.
-    """
-    total = hashlib.sha256()
-    for label, digest in zip(labels, digests, strict=True):
-        total.update(int(label).to_bytes(8, "little"))
-        total.update(digest)
-    return total.hexdigest()
 
 
 class ShardWriter:
@@ -344,8 +321,8 @@ def open_prepared(
     """
     path, folder = str(path_or_url).rstrip("/"), cache_folder(cache_dir)
     files = remote.files_at(path, folder)
-    manifest = _read_manifest(path, files)
-    dataset = Dataset(path, files, manifest, _read_index(path, files, manifest))
+    manifest = read_manifest(path, files)
+    dataset = Dataset(path, files, manifest, read_index(path, files, manifest))
     files.check(manifest["shards"])
     if in_memory is True or (in_memory == "auto" and memory.fits(dataset.decoded_bytes)):
         try:
@@ -358,41 +335,3 @@ def open_prepared(
                     f"or data.in_memory=false."
                 ) from error
     return dataset
-
-
-def _read_manifest(path: str, files: remote.Files) -> dict[str, Any]:
-    try:
-        manifest = json.loads(files.read("dataset.json"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} holds no dataset.json, so it is not a prepared data set; "
-            f"type: gansmith data prepare {path} DEST"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}/dataset.json is damaged ({error}); prepare the data set again.") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(
-            f"{path}/dataset.json belongs to another program; type: gansmith data prepare {path} DEST"
-        )
-    if manifest["version"] != VERSION:
-        raise UserError(
-            f"{path} has format version {manifest['version']}, this gansmith reads {VERSION}: update it."
-        )
-    return manifest
-
-
-def _read_index(path: str, files: remote.Files, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
-    try:
-        with files.open("index.npz") as file, np.load(file) as archive:
-            index = {name: archive[name] for name in ("shard", "offset", "size", "label")}
-        images = np.bincount(index["shard"], minlength=len(manifest["shards"])).tolist()
-        counts = np.bincount(index["label"], minlength=len(manifest["classes"])).tolist()
-    except FileNotFoundError:
-        raise UserError(f"{path}/index.npz is missing; copy it again, or prepare again.") from None
-    except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged files
-        raise UserError(f"{path}/index.npz is damaged ({error}); copy it again, or prepare again.") from error
-    if images != [s["images"] for s in manifest["shards"]] or counts != [
-        c["count"] for c in manifest["classes"]
-    ]:
-        raise UserError(f"{path}/index.npz and dataset.json belong to different data sets; prepare it again.")
-    return index
