@@ -16,8 +16,23 @@ from gansmith.data.sources.base import numbered_classes
 from gansmith.errors import UserError
 
 IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga")
+    (
+        *(
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".png",
+            ".webp",
+            ".avif",
+            ".jp2",
+            ".gif",
+            ".bmp",
+            ".tif",
+            ".tiff",
+        ),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+    )
 )
 CONTAINERS = (".zip", ".tar", ".h5", ".hdf5", ".tar.gz", ".tgz")
 TRAIN = ("train", "training")
