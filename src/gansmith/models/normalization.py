@@ -44,7 +44,9 @@ class BatchNorm(nn.Module):
             self.accumulated.add(x)
         group = self.group or len(x)
         if len(x) % group == 0:
-            parts = [F.batch_norm(part, None, None, training=True, eps=self.eps) for part in x.split(group)]
+            # A float32 weight makes the kernel keep float32 statistics for bfloat16 and float16 x.
+            ones, zeros = torch.ones_like(self.stored_var), torch.zeros_like(self.stored_mean)
+            parts = [F.batch_norm(part, None, None, ones, zeros, True, 0.0, self.eps) for part in x.split(group)]
             normalized = parts[0] if len(parts) == 1 else torch.cat(parts)
         else:
             normalized = self._over_ranks(x, group)
