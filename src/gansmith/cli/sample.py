@@ -46,7 +46,7 @@ def shared_options(function: Function) -> Function:
             click.option(
                 "--out", required=True, type=click.Path(), help="Where to write; never overwritten."
             ),
-            click.option("--classes", help="Names or ids: cat,dog or 3,5. Default: see above."),
+            click.option("--classes", help="Names or ids, such as cat,dog or 3,5."),
             click.option(
                 "--truncation-kind",
                 type=click.Choice(["resample", "scale"]),
@@ -194,7 +194,7 @@ def interpolate(
     names = None
     if sampler.num_classes:
         titles = [row_name(sampler, label) for label in labels]
-        moves = [f"{first} → {last}" for first, last in pairwise(titles)]
+        moves = [f"{first} -> {last}" for first, last in pairwise(titles)]
         names = [titles[row % len(titles)] for row in range(rows)] if mode == "z" else moves[:rows]
     _save(grids.tile(pictures, steps, names), destination)
 

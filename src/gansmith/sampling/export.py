@@ -74,7 +74,7 @@ def file_stems(classes: Mapping[int, str]) -> dict[int, str]:
         stem = (
             re.sub(r"[^\w.]+", "-", unicodedata.normalize("NFC", name)).strip("-._")[:40] or f"class-{label}"
         )
-        if stem.casefold() in taken:
+        while stem.casefold() in taken:
             stem = f"{stem}-{label}"
         taken.add(stem.casefold())
         stems[label] = stem

@@ -3,6 +3,7 @@
 Pixels are copied as they are: nothing stretches the contrast, so grids of different moments can be compared.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gansmith.errors import UserError
 
 MAX_PIXELS = 150_000_000  # Pillow refuses to open pictures above 179 million
-LABEL_WIDTH = 240  # pixels at most; longer labels end in …
+LABEL_WIDTH = 240  # pixels at most; longer labels end in dots
 
 
 def tile(
@@ -72,8 +73,11 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _drawable(text: str) -> str:
-    """Pillow's font knows Latin letters; other scripts become question marks instead of empty boxes."""
-    return "".join(letter if letter.isprintable() and ord(letter) < 0x180 else "?" for letter in text)
+    """Pillow's own font is ASCII: accents go, other scripts become question marks instead of empty boxes."""
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(
+        letter if " " <= letter <= "~" else "?" for letter in letters if not unicodedata.combining(letter)
+    )
 
 
 def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
@@ -83,6 +87,6 @@ def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     if _width(text, font) <= LABEL_WIDTH:
         return text
-    while text and _width(text + "…", font) > LABEL_WIDTH:
+    while text and _width(text + "...", font) > LABEL_WIDTH:
         text = text[:-1]
-    return text.rstrip() + "…"
+    return text.rstrip() + "..."

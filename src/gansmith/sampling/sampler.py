@@ -168,7 +168,7 @@ class Sampler:
             elif text.isdecimal() and int(text) < self.num_classes:
                 label = int(text)
             else:
-                raise UserError(self._unknown(text, list(by_name)))
+                raise UserError(self._unknown(text))
             if label in labels:
                 raise UserError(f"--classes {_joined(classes)}: class {text!r} is named twice; name it once.")
             labels.append(label)
@@ -176,7 +176,8 @@ class Sampler:
             raise UserError("--classes is empty; name a class, or leave the flag out for all of them.")
         return labels
 
-    def _unknown(self, text: str, names: list[str]) -> str:
+    def _unknown(self, text: str) -> str:
+        names = list(self.class_names.values())
         folded = {name.casefold(): name for name in names}
         near = [folded[match] for match in difflib.get_close_matches(text.casefold(), folded, 3, 0.5)]
         hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(names[:8])}"

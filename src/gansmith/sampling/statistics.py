@@ -58,7 +58,7 @@ def estimate(
     """
     num_groups = -(-(images or IMAGES) // group)
     device = device or next(G.parameters()).device
-    labels = _balanced_labels(num_groups * group, num_classes, seed) if num_classes else None
+    labels = balanced_labels(num_groups * group, num_classes, seed) if num_classes else None
     norms = [module for module in G.modules() if isinstance(module, normalization.BatchNorm)]
     groups = [norm.group for norm in norms]
     # Every forward is one whole group on this process: no communication, even where training shares groups.
@@ -97,7 +97,7 @@ def buffers(G: Generator) -> list[torch.Tensor]:
     return [buffer for norm in norms for buffer in (norm.stored_mean, norm.stored_var)]
 
 
-def _balanced_labels(num: int, num_classes: int, seed: int) -> torch.Tensor:
+def balanced_labels(num: int, num_classes: int, seed: int) -> torch.Tensor:
     """Every class equally often, in shuffled rounds over all classes: int64 (num,)."""
     random = np.random.Generator(np.random.Philox(key=seed))
     rounds = [random.permutation(num_classes) for _ in range(-(-num // num_classes))]

@@ -49,7 +49,10 @@ def save(path: str | Path, G: Generator, *, D: Discriminator | None = None, info
     }
     tensors = _state("G", G) | (_state("D", D) if D is not None else {})
     with files.replacing(Path(path)) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors writes files that only their owner can read
         save_file(tensors, temporary, metadata={"gansmith": json.dumps(described)})
+        temporary.chmod(mode)
 
 
 def _state(name: str, net: nn.Module) -> dict[str, torch.Tensor]:
