@@ -46,7 +46,9 @@ class BatchNorm(nn.Module):
         if len(x) % group == 0:
             # A float32 weight makes the kernel keep float32 statistics for bfloat16 and float16 x.
             ones, zeros = torch.ones_like(self.stored_var), torch.zeros_like(self.stored_mean)
-            parts = [F.batch_norm(part, None, None, ones, zeros, True, 0.0, self.eps) for part in x.split(group)]
+            parts = [
+                F.batch_norm(part, None, None, ones, zeros, True, 0.0, self.eps) for part in x.split(group)
+            ]
             normalized = parts[0] if len(parts) == 1 else torch.cat(parts)
         else:
             normalized = self._over_ranks(x, group)
