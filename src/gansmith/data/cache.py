@@ -8,11 +8,11 @@ import contextlib
 import errno
 import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from gansmith import files
 from gansmith.errors import UserError
 
 
@@ -41,14 +41,9 @@ def written_whole(target: Path) -> Iterator[BinaryIO]:
 
     Raises UserError when the disk is full, naming the folder.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        with open(temporary, "w+b") as file:
+        with files.replacing(target) as temporary, open(temporary, "w+b") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        sync_folder(target.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
@@ -56,14 +51,3 @@ def written_whole(target: Path) -> Iterator[BinaryIO]:
                 f"(caches go to $GANSMITH_CACHE)."
             ) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames inside the folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from gansmith.data.cache import locked, written_whole
+from gansmith.data.progress import Progress
 
 CHUNK = 256  # images decoded and written together
 
@@ -80,13 +80,13 @@ def _decode_into(target: Path, num_images: int, size: int, read: Callable[[np.nd
         raise NoRoom(f"{size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
     chunks = [np.arange(start, min(start + CHUNK, num_images)) for start in range(0, num_images, CHUNK)]
     workers = os.cpu_count() or 1
-    with (
-        written_whole(target) as file,
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=num_images, desc="decoding once", unit="img", disable=None) as bar,
-    ):
-        # A few chunks at a time: `map` over all of them would hold the whole set in private memory.
-        for first in range(0, len(chunks), 2 * workers):
-            for images in pool.map(read, chunks[first : first + 2 * workers]):
-                file.write(images.data)
-                bar.update(len(images))
+    progress = Progress("decoding once", num_images)
+    try:
+        with written_whole(target) as file, ThreadPoolExecutor(workers) as pool:
+            # A few chunks at a time: `map` over all of them would hold the whole set in private memory.
+            for first in range(0, len(chunks), 2 * workers):
+                for images in pool.map(read, chunks[first : first + 2 * workers]):
+                    file.write(images.data)
+                    progress.advance(len(images))
+    finally:
+        progress.close()

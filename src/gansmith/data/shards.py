@@ -30,10 +30,11 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from gansmith.data import memory, remote
-from gansmith.data.cache import cache_folder, sync_folder, written_whole
+from gansmith.data.cache import cache_folder, written_whole
 from gansmith.data.codecs import DamagedImage, decode
 from gansmith.data.manifest import FORMAT, VERSION, ClassInfo, content_hash, read_index, read_manifest
 from gansmith.errors import UserError
+from gansmith.files import sync
 
 EXTENSIONS = ("npy", "png", "webp", "jpg")
 BLOCK = 512  # tar's unit
@@ -170,7 +171,7 @@ class ShardWriter:
         part = self._part_path()
         name = part.name.removesuffix(".part")
         part.rename(self.dest / name)
-        sync_folder(self.dest)
+        sync(self.dest)
         self._shards.append({"name": name, "bytes": num_bytes, "images": len(self.keys) - self._first})
 
     def _recover_shard(self) -> bool:
