@@ -315,6 +315,19 @@ def test_balanced_sampling_of_a_large_class_uses_no_table_of_permutations():
     assert abs(np.corrcoef(rank, np.arange(200_000))[0, 1]) < 4 / math.sqrt(200_000)
 
 
+def test_data_added_to_a_balanced_run_is_walked_by_its_own_labels():
+    old, new = np.arange(30) % 3, np.arange(50) % 5
+    saved = order_of(30, 1, balanced=True, labels=old).to_json()
+    order = Order.from_json(saved, labels=new).opened_at(60, [SetRef("b", 50)])
+    assert (np.bincount(new[samples(order, 60, 160)]) == 20).all()
+    assert np.array_equal(
+        samples(order_of(30, 1).opened_at(60, [SetRef("b", 50)]), 60, 160),
+        samples(Order(1, order.segments), 60, 160),
+    )
+    given = Order.from_json(saved, labels=old).opened_at(60, [SetRef("b", 50)], labels=new)
+    assert np.array_equal(samples(given, 60, 160), samples(order, 60, 160))
+
+
 # -- slices
 
 

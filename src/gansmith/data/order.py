@@ -82,8 +82,6 @@ class Order:
         assert starts == sorted(set(starts)), f"segments {starts} do not ascend"
         assert all(s.sets for s in self.segments), "a segment has at least one set"
         assert all(0 < s.size < 1 << 48 and s.weight > 0 for seg in self.segments for s in seg.sets)
-        if self.labels is not None:
-            assert len(self.labels) == self.segments[-1].sets[0].size, "labels are not those of the last set"
 
     def locate(self, positions: np.ndarray) -> Located:
         """What lies at the positions (int64 (N,), any order). Constant memory, whatever the size of the set.
@@ -124,7 +122,8 @@ class Order:
     def opened_at(self, position: int, sets: Sequence[SetRef], labels: np.ndarray | None = None) -> "Order":
         """The same history, and from `position` on other sets; itself if these are the sets it has.
 
-        Nothing before the position changes. A segment opened where the last one starts replaces it.
+        Nothing before the position changes. A segment opened where the last one starts replaces it. labels:
+        those of the new set, where the order does not have them already.
         """
         last = self.segments[-1]
         if tuple(sets) == last.sets:
@@ -133,6 +132,7 @@ class Order:
             f"position {position} lies before the last segment's start {last.start}"
         )
         kept = self.segments if position > last.start else self.segments[:-1]
+        labels = self.labels if labels is None else labels
         return Order(self.seed, (*kept, Segment(position, tuple(sets))), self.balanced, labels)
 
     def to_json(self) -> dict[str, Any]:
@@ -161,6 +161,7 @@ class Order:
             return epoch, _permuted_in_epochs(segment.sets[0].size, key, epoch, rank)
         assert self.labels is not None, "balanced sampling needs the labels"
         assert number == len(self.segments) - 1, "the labels of earlier segments are not at hand"
+        assert len(self.labels) == segment.sets[0].size, "these are the labels of another set"
         return self._locate_balanced(key, steps)
 
     def _locate_balanced(self, key: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
