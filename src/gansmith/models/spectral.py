@@ -94,20 +94,21 @@ def refresh(net: nn.Module, iterations: int = 1) -> None:
 
 def _refresh_layer(layer: SpectralLayer, iterations: int) -> None:
     W = layer.weight.view(layer.weight.shape[0], -1)
-    eps = layer.sn_eps or 0.0
+    Wv = None
     for _ in range(iterations):
-        _normalize_into(layer.v, W.t().mv(layer.u), eps)
-        _normalize_into(layer.u, W.mv(layer.v), eps)
-    layer.sigma.copy_(torch.dot(layer.u, W.mv(layer.v)))
+        layer.v.copy_(_normalized(W.t().mv(layer.u), layer.v, layer.sn_eps))
+        Wv = W.mv(layer.v)
+        layer.u.copy_(_normalized(Wv, layer.u, layer.sn_eps))
+    layer.sigma.copy_(torch.dot(layer.u, W.mv(layer.v) if Wv is None else Wv))
     layer._allocate()
     torch.div(layer.weight, _divisor(layer), out=layer.weight_hat)
     layer.stale = False
 
 
-def _normalize_into(out: Tensor, x: Tensor, eps: float) -> None:
-    # F.normalize, but a zero vector leaves `out` as it was: zeros would never come alive again.
+def _normalized(x: Tensor, before: Tensor, eps: float | None) -> Tensor:
+    # F.normalize, but a zero vector gives the vector before: zeros would never come alive again.
     norm = torch.linalg.vector_norm(x)
-    torch.where(norm > 0, x.div_(norm.clamp_min(eps)), out, out=out)
+    return torch.where(norm > 0, x / norm.clamp_min(eps), before)
 
 
 def _divisor(layer: SpectralLayer) -> Tensor:
@@ -157,10 +158,13 @@ def pull_back(net: nn.Module) -> None:
         grad, W = layer.weight_hat.grad, layer.weight
         if W.grad is None:
             W.grad = torch.empty_like(W)
-        along = torch.sum(grad * layer.weight_hat)
-        rows = (along * layer.u).view(-1, *[1] * (W.dim() - 1))
+        sigma = _divisor(layer)
+        # ⟨g, Ŵ⟩ through W = σŴ, which is contiguous like the buckets that gradients usually lie in.
+        flat = grad.is_contiguous() and W.is_contiguous()
+        along = torch.dot(grad.flatten(), W.flatten()) if flat else torch.sum(grad * W)
+        rows = (along / sigma * layer.u).view(-1, *[1] * (W.dim() - 1))
         torch.addcmul(grad, rows, layer.v.view(1, *W.shape[1:]), value=-1, out=W.grad)
-        W.grad.div_(_divisor(layer))
+        W.grad.div_(sigma)
 
 
 def effective_parameters(net: nn.Module) -> list[tuple[str, nn.Parameter, Tensor]]:

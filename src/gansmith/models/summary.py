@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gansmith.models import spectral
 from gansmith.models.biggan import Discriminator, Generator
 
-Row = tuple[str, str, int, tuple[int, ...]]  # name, type, parameters, output shape without the batch
+Row = tuple[str, str, int, tuple[int, ...]]  # name, type, parameters, output shape of one image
 
 
 def summary(net: Generator | Discriminator) -> list[Row]:
@@ -59,9 +59,8 @@ def _parts(net: nn.Module) -> list[tuple[str, nn.Module]]:
     opened: list[tuple[str, nn.Module]] = []
     for name, child in net.named_children():
         if isinstance(child, nn.ModuleList):
-            opened += [
-                (f"{name}.{i}.{j}", part) for i, group in enumerate(child) for j, part in enumerate(group)
-            ]  # type: ignore[arg-type]
+            for i, group in child.named_children():
+                opened += [(f"{name}.{i}.{j}", part) for j, part in group.named_children()]
         else:
             opened.append((name, child))
     return opened
