@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_message() -> None:
 
 
 def test_file_names_are_safe_and_distinct() -> None:
-    names = ["cat", "Cat", "a/b", "a b",  "../up", "犬", "süß", "", "...", "n" * 300, "CON:x?"]
+    names = ["cat", "Cat", "a/b", "a b", "../up", "犬", "süß", "", "...", "n" * 300, "CON:x?"]
     stems = export.file_stems(dict(enumerate(names)))
     assert len({stem.casefold() for stem in stems.values()}) == len(names)
     assert stems[0] == "cat"
