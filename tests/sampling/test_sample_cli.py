@@ -123,6 +123,7 @@ def test_a_checkpoint_says_that_it_estimates(gansmith: Run, run_folder: Path, tm
     code, out, err = gansmith("sample", "grid", checkpoint, "--out", tmp_path / "g.png", "--classes", "cat")
     assert code == 0
     assert "3,000 images seen" in out
+    assert "estimating standing statistics for no truncation from 128 images" in out
     assert err == "note: the file holds no standing statistics; they are estimated now.\n"
 
 

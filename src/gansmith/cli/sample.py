@@ -112,7 +112,8 @@ def images(path: str, out: str, num: int | None, seeds: str | None, **options: A
     labels = sampler.class_ids(parse_classes(options["classes"], sampler))
     pairs = ((label, seed) for label in labels for seed in wanted)
     count = len(labels) * len(wanted)
-    batches = _progress(sampler.images(seeds=wanted, classes=labels, **_drawing(options)), count)
+    drawing = _prepare(sampler, options)
+    batches = _progress(sampler.images(seeds=wanted, classes=labels, **drawing), count)
     with export.disk_errors(destination):
         if destination.suffix.lower() == ".npz":
             every_label = (label for label in labels for _ in wanted)
@@ -140,7 +141,7 @@ def grid(path: str, out: str, seeds: str, **options: Any) -> None:
     sampler = _open(path, options)
     labels = _spread(sampler, options["classes"], GRID_ROWS)
     grids.check_size(len(labels), len(columns), *sampler.image_shape[:2])
-    batches = sampler.images(seeds=columns, classes=labels, **_drawing(options))
+    batches = sampler.images(seeds=columns, classes=labels, **_prepare(sampler, options))
     names = [row_name(sampler, label) for label in labels] if sampler.num_classes else None
     _save(grids.tile(_gather(batches, len(labels) * len(columns)), len(columns), names), destination)
 
@@ -178,8 +179,7 @@ def interpolate(
     labels = _spread(sampler, options["classes"], 5)
     rows = num_rows(mode, ends, labels)
     grids.check_size(max(rows, 1), steps, *sampler.image_shape[:2])
-    drawing = _drawing(options)
-    sampler.use_truncation(drawing["truncation"], drawing["truncation_kind"])
+    drawing = _prepare(sampler, options)
     pictures = strip(
         sampler.G,
         mode=mode,
@@ -225,12 +225,7 @@ def truncation(path: str, out: str, seeds: str, thresholds: str, **options: Any)
     grids.check_size(len(levels), len(columns), *sampler.image_shape[:2])
     of_column = [labels[column % len(labels)] for column in range(len(columns))]
     rows = (
-        sampler.draw(
-            zip(of_column, columns),
-            truncation=level,
-            truncation_kind=options["truncation_kind"],
-            micro_batch=options["micro_batch"],
-        )
+        sampler.draw(zip(of_column, columns), **_prepare(sampler, options | {"truncation": level}))
         for level in levels
     )
     pictures = _gather(chain.from_iterable(rows), len(levels) * len(columns))
@@ -308,7 +303,15 @@ def _plain_warnings() -> Iterator[None]:
         yield
 
 
-def _drawing(options: dict[str, Any]) -> dict[str, Any]:
+def _prepare(sampler: "Sampler", options: dict[str, Any]) -> dict[str, Any]:
+    """Makes the statistics ready, saying so where that takes time; returns the options of drawing."""
+    from gansmith.sampling import statistics
+
+    truncation, kind = options["truncation"], options["truncation_kind"]
+    if not sampler.has_statistics(truncation, kind):
+        what = "no truncation" if truncation is None else f"truncation {truncation:g} ({kind})"
+        click.echo(f"estimating standing statistics for {what} from {statistics.IMAGES:,} images")
+    sampler.use_truncation(truncation, kind)
     return {name: options[name] for name in ("truncation", "truncation_kind", "micro_batch")}
 
 

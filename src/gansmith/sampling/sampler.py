@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from gansmith.errors import UserError
-from gansmith.models import spectral
+from gansmith.models import layers, spectral
 from gansmith.models.biggan import Generator
 from gansmith.sampling import latents, statistics
 from gansmith.weights import snapshot
@@ -120,6 +120,7 @@ class Sampler:
         self.autocast_dtype = autocast_dtype
         self._kept: dict[statistics.Key, list[torch.Tensor]] = {}
         self._current: statistics.Key | None = None
+        layers.set_channels_last(G)
         G.to(self.device)
         if (stored := info["statistics"]) is None:
             # As training left it: σ of the averaged weights has not been converged either.
@@ -198,6 +199,10 @@ class Sampler:
         wanted = statistics.key(truncation, kind)
         if wanted != self._current:
             self._put(wanted, truncation, kind)
+
+    def has_statistics(self, truncation: float | None, kind: str = "resample") -> bool:
+        """Whether standing statistics for a truncation are at hand, from the file or estimated before."""
+        return statistics.key(truncation, kind) in self._kept
 
     @torch.no_grad()
     def _put(self, wanted: statistics.Key, truncation: float | None, kind: str) -> None:
