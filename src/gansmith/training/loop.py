@@ -60,24 +60,27 @@ class Run:
 def train(run: Run, state: State) -> None:
     """Trains until `duration`. Raises Stopped (saved, resumable) or Diverged."""
     before = state.images_seen
-    began, seen_at_status, status_time = time.monotonic(), before, time.monotonic()
+    seen_at_status, last_status = before, time.monotonic()
     reals = _reals(run, state.images_seen)
     try:
         while True:
             done = state.images_seen >= run.duration
-            if _crossed(run.every["status"], before, state) or (done and state.images_seen > before):
+            stopping = run.world.any(run.stop.asked())
+            # A cadence is due when the last step passed a multiple of it; all are at the end. No memory needed.
+            end = done and state.images_seen > before
+            due = {kind: end or before // n != state.images_seen // n for kind, n in run.every.items()}
+            if due["status"]:
                 now = time.monotonic()
-                rate = (state.images_seen - seen_at_status) / max(now - status_time, 1e-9)
-                _status(run, state, rate, now - began)
-                seen_at_status, status_time = state.images_seen, now
-            if _crossed(run.every["snapshot"], before, state) or (done and state.images_seen > before):
+                state.seconds += now - last_status
+                _status(run, state, (state.images_seen - seen_at_status) / max(now - last_status, 1e-9))
+                seen_at_status, last_status = state.images_seen, now
+            if due["snapshot"]:
                 saving.snapshot(run, state)
-            if _crossed(run.every["checkpoint"], before, state) or (done and state.images_seen > before):
-                saving.checkpoint(run, state)
+            if due["checkpoint"] or (stopping and not done):
+                saved = saving.checkpoint(run, state)
             if done:
                 return
-            if run.world.any(run.stop.asked()):
-                saved = saving.checkpoint(run, state)
+            if stopping:
                 raise Stopped(f"stopped {run.stop.why()} at {state.images_seen:,} images; {saved}")
 
             before = state.images_seen
@@ -200,12 +203,7 @@ def _set_learning_rates(run: Run, state: State) -> None:
             group["lr"] = lr * factor
 
 
-def _crossed(every: int, before: int, state: State) -> bool:
-    """Whether a multiple of `every` images was passed by the last step: a cadence without memory."""
-    return before // every != state.images_seen // every
-
-
-def _status(run: Run, state: State, rate: float, seconds: float) -> None:
+def _status(run: Run, state: State, rate: float) -> None:
     means = run.averages.take(run.world)
     sigmas = {"g": spectral.singular_values(state.G.net), "d": spectral.singular_values(state.D.net)}
     skipped = state.G.scale.skipped + state.D.scale.skipped
@@ -213,7 +211,7 @@ def _status(run: Run, state: State, rate: float, seconds: float) -> None:
         "images_seen": state.images_seen,
         "epoch": state.images_seen / len(run.dataset),
         "step": state.step,
-        "seconds": seconds,
+        "seconds": state.seconds,
         "eta_seconds": (run.duration - state.images_seen) / rate if rate else None,
         "images_per_second": rate,
         **means,

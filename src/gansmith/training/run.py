@@ -132,7 +132,7 @@ def _start(
     if saved and found:
         states.restore(state, checkpoints.read_tensors(found))
         states.restore_record(state, saved)
-    if saved and state.images_seen >= duration and not changes:
+    if saved and state.images_seen >= duration:
         log.say(f"{out} is finished: {state.images_seen:,} of {duration:,} images; raise --duration to go on")
         return
 

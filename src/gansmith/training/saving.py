@@ -31,6 +31,7 @@ def snapshot(run: "Run", state: State) -> None:
             state.G_ema, run.config, run.num_classes, run.bn_group, run.precision
         )
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             D = state.D.net if run.config.log.snapshot_d else None
             snapshots.save(
                 folder / f"{name}.safetensors", state.G_ema, D=D, info=info(run, state, statistics)

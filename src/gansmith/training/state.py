@@ -44,6 +44,7 @@ class State:
     images_seen: int = 0  # real images shown to D: the clock
     fakes_seen: int = 0  # fakes made for G phases: position in G's noise stream
     step: int = 0  # G steps
+    seconds: float = 0.0  # spent in the loop, over all restarts
 
 
 def generator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
@@ -200,6 +201,7 @@ def record(state: State) -> dict[str, Any]:
         "images_seen": state.images_seen,
         "fakes_seen": state.fakes_seen,
         "step": state.step,
+        "seconds": state.seconds,
         "scale_g": state.G.scale.state(),
         "scale_d": state.D.scale.state(),
         "order": state.order.to_json(),
@@ -210,5 +212,6 @@ def restore_record(state: State, saved: dict[str, Any]) -> None:
     state.images_seen = int(saved["images_seen"])
     state.fakes_seen = int(saved["fakes_seen"])
     state.step = int(saved["step"])
+    state.seconds = float(saved["seconds"])
     state.G.scale.restore(saved["scale_g"])
     state.D.scale.restore(saved["scale_d"])

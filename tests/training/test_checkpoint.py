@@ -1,0 +1,129 @@
+"""Checkpoints as files: whole or not there, verified, thinned."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from gansmith.errors import UserError
+from gansmith.training import checkpoint
+
+
+def save(folder, images, value=0.0):
+    tensors = {"networks": {"w": torch.full((64,), value)}, "optimizers": {}}
+    record = {"images_seen": images, "gansmith_version": "0"}
+    return checkpoint.save(folder, tensors, record, lambda path: path.write_bytes(b"snapshot"))
+
+
+def test_what_is_saved_is_found_and_whole(tmp_path):
+    save(tmp_path, 10)
+    path = save(tmp_path, 20, 0.5)
+    assert checkpoint.problem(path) is None
+    assert checkpoint.latest(tmp_path, pytest.fail) == path
+    assert torch.equal(checkpoint.read_tensors(path)["networks"]["w"], torch.full((64,), 0.5))
+    assert checkpoint.read_record(path)["images_seen"] == 20
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes instead of"),
+        (lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]), "SHA-256"),
+        (lambda path: path.unlink(), "missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, damage, words):
+    before, newest, warnings = save(tmp_path, 10), save(tmp_path, 20), []
+    damage(newest / "networks.safetensors")
+    assert checkpoint.latest(tmp_path, warnings.append) == before
+    assert len(warnings) == 1
+    assert words in warnings[0]
+    assert newest.name in warnings[0]
+
+
+def test_damaged_checkpoints_alone_are_an_error_not_a_fresh_start(tmp_path):
+    (save(tmp_path, 10) / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="every checkpoint"):
+        checkpoint.latest(tmp_path, lambda text: None)
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert checkpoint.latest(tmp_path / "nowhere", pytest.fail) is None
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path):
+    save(tmp_path, 10)
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path, {"networks": {}, "optimizers": {}}, {"images_seen": 20}, full)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name(10)]
+
+
+def test_what_a_killed_save_left_is_removed(tmp_path):
+    save(tmp_path, 10)
+    (tmp_path / ".000000000020.99.tmp").mkdir()
+    (tmp_path / ".000000000020.99.tmp" / "networks.safetensors").write_bytes(b"half")
+    assert checkpoint.latest(tmp_path, pytest.fail).name == checkpoint.name(10)
+    checkpoint.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name(10)]
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    path = save(tmp_path, 10)
+    record = json.loads((path / "state.json").read_text()) | {"version": 99, "gansmith_version": "9.9"}
+    (path / "state.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"newer gansmith \(9.9\)"):
+        checkpoint.read_record(path)
+
+
+def test_thinning_a_growing_sequence_stays_log_spaced():
+    kept: list[int] = []
+    for age in range(100, 102_500, 100):
+        kept = sorted(checkpoint.thin([*kept, age], 8))
+    assert len(kept) == 8
+    assert kept[0] == 100
+    assert kept[-1] == 102_400
+    ratios = [b / a for a, b in zip(kept, kept[1:])]
+    assert max(ratios) < 8  # even spacing would be 1024 ** (1/7) = 2.7
+
+
+def test_retention_keeps_the_newest_the_spaced_and_the_protected(tmp_path):
+    for images in (1, 2, 4, 8, 16, 32):
+        save(tmp_path, images)
+    rules = {"newest": 2, "spaced": 1, "gigabytes": None, "protected": {checkpoint.name(4)}}
+    checkpoint.prune(checkpoint.listed(tmp_path), pytest.fail, **rules)
+    assert [int(path.name) for path in checkpoint.listed(tmp_path)] == [4, 8, 16, 32]
+
+
+def test_retention_by_bytes_spares_the_newest(tmp_path):
+    for images in (1, 2, 3):
+        save(tmp_path, images)
+    rules = {"newest": 3, "spaced": 0, "gigabytes": 1e-9, "protected": set()}
+    checkpoint.prune(checkpoint.listed(tmp_path), pytest.fail, **rules)
+    assert [int(path.name) for path in checkpoint.listed(tmp_path)] == [3]
+
+
+def test_a_failed_deletion_is_a_warning(tmp_path, monkeypatch):
+    for images in (1, 2):
+        save(tmp_path, images)
+    warnings = []
+
+    def refuse(path):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", refuse)
+    rules = {"newest": 1, "spaced": 0, "gigabytes": None, "protected": set()}
+    checkpoint.prune(checkpoint.listed(tmp_path), warnings.append, **rules)
+    assert len(warnings) == 1
+    assert "Operation not permitted" in warnings[0]
+
+
+def test_a_checkpoint_of_the_same_age_is_replaced(tmp_path):
+    save(tmp_path, 10, 1.0)
+    path = save(tmp_path, 10, 2.0)
+    assert checkpoint.read_tensors(path)["networks"]["w"][0] == 2.0
+    assert os.listdir(tmp_path) == [path.name]
