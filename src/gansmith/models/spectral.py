@@ -37,8 +37,8 @@ class SpectralLayer(nn.Module):
         self.weight_hat: Tensor | None = None
         self.stale = False
         if sn_eps is not None:
-            self.register_buffer("u", nn.functional.normalize(torch.randn(shape[0]), dim=0))
-            self.register_buffer("v", nn.functional.normalize(torch.randn(math.prod(shape[1:])), dim=0))
+            for name, size in (("u", shape[0]), ("v", math.prod(shape[1:]))):
+                self.register_buffer(name, torch.randn(size) / math.sqrt(size))  # of length 1 or nearly
             self.register_buffer("sigma", torch.ones(()), persistent=False)
 
     @property
@@ -93,6 +93,10 @@ def refresh(net: nn.Module, iterations: int = 1) -> None:
 
 
 def _refresh_layer(layer: SpectralLayer, iterations: int) -> None:
+    layer._allocate()
+    layer.stale = False
+    if layer.weight.is_meta:
+        return
     W = layer.weight.view(layer.weight.shape[0], -1)
     Wv = None
     for _ in range(iterations):
@@ -100,9 +104,7 @@ def _refresh_layer(layer: SpectralLayer, iterations: int) -> None:
         Wv = W.mv(layer.v)
         layer.u.copy_(_normalized(Wv, layer.u, layer.sn_eps))
     layer.sigma.copy_(torch.dot(layer.u, W.mv(layer.v) if Wv is None else Wv))
-    layer._allocate()
     torch.div(layer.weight, _divisor(layer), out=layer.weight_hat)
-    layer.stale = False
 
 
 def _normalized(x: Tensor, before: Tensor, eps: float | None) -> Tensor:

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from gansmith.models import spectral
 from gansmith.models.biggan import Discriminator, Generator
 
-Row = tuple[str, str, int, tuple[int, ...]]  # name, type, parameters, output shape of one image
+# name, type, parameters, output shape of one image
+Row = tuple[str, str, int, tuple[int, ...]]
 
 
 def summary(net: Generator | Discriminator) -> list[Row]:
