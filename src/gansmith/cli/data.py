@@ -16,6 +16,9 @@ from gansmith.data.progress import duration
 from gansmith.data.settings import PrepareSettings
 from gansmith.errors import UserError
 
+# resolution → a preset to try first
+PRESETS = {32: "cifar10", 64: "biggan-64", 128: "biggan-128", 256: "biggan-256", 512: "biggan-512"}
+
 
 @click.group()
 def data() -> None:
@@ -114,7 +117,8 @@ def summary(done: PreparedReport) -> str:
     """What was prepared, and the next command to type."""
     lines = [f"note: {note}" for note in done.notes]
     size, channels = done.settings["resolution"], done.settings["channels"]
-    what = f"{done.images:,} images of {done.classes:,} {'class' if done.classes == 1 else 'classes'}, {size}×{size}×{channels}"
+    classes = "1 class" if done.classes == 1 else f"{done.classes:,} classes"
+    what = f"{done.images:,} images of {classes}, {size}×{size}×{channels}"
     if done.dry_run:
         lines.append(
             f"dry run: {what} would be written to {done.dest}, at least {_size(done.bytes)} as "
@@ -134,10 +138,10 @@ def summary(done: PreparedReport) -> str:
             (
                 "duplicates",
                 done.duplicates,
-                f", {done.duplicates_across_classes:,} of them with another label",
+                f" left out, {done.duplicates_across_classes:,} with another label",
             ),
             ("left out", done.left_out, ", by the limits on classes and images per class"),
-            ("enlarged", done.enlarged, f", smaller than {size} px; --min-size {size} leaves them out"),
+            ("enlarged", done.enlarged, f", smaller than {size} px (--min-size {size} would leave them out)"),
         )
         lines += [
             f"  {name:<14} {count:>9,}{text if count else ''}"
@@ -146,14 +150,17 @@ def summary(done: PreparedReport) -> str:
         ]
     lines.append(f"  {'on disk':<14} {_size(done.bytes):>9} in {done.dest}")
     lines.append(f"  {'content':<14} {done.content_hash}")
-    lines.append(f"next: gansmith train --data {done.dest} --preset {_preset(size)} --out runs/first")
+    lines.append(_next_command(done))
     return "\n".join(lines)
 
 
-def _preset(resolution: int) -> str:
-    """A preset of that resolution, as a first thing to try."""
-    first = {8: "digits", 16: "digits", 32: "cifar10"}
-    return first.get(resolution, f"biggan-{resolution}" if resolution in (64, 128, 256, 512) else "PRESET")
+def _next_command(done: PreparedReport) -> str:
+    """What to type next: a preset of that resolution, or the resolutions there are networks for."""
+    size = done.settings["resolution"]
+    if size not in PRESETS:
+        return f"note: presets are for {', '.join(map(str, PRESETS))} px; choose one by --resolution"
+    preset = PRESETS[size] if done.settings["channels"] == 3 or size != 32 else "mnist"
+    return f"next: gansmith train --data {done.dest} --preset {preset} --out runs/first"
 
 
 def _size(num_bytes: int) -> str:

@@ -53,6 +53,13 @@ def is_finished(dest: Path, src: str, identity: dict[str, Any], fingerprint: str
     return False
 
 
+def clean(dest: Path) -> None:
+    """Removes what is of no use once the set is finished, a killed writer's half-written files among it."""
+    for leftover in (*dest.glob(".*.part"), *dest.glob(".shard-*.npz")):
+        leftover.unlink(missing_ok=True)
+    shutil.rmtree(dest / WORK, ignore_errors=True)
+
+
 def check_space(dest: Path, least_bytes: int) -> None:
     """Raises UserError if a set of at least that size cannot fit: parts and shards exist side by side for a
     while.

@@ -4,6 +4,8 @@ Everything that can be wrong with a picture is found here and said in a few word
 where the picture came from or where it goes.
 """
 
+import contextlib
+import importlib
 import io
 import math
 import warnings
@@ -13,8 +15,13 @@ from PIL import Image
 
 CROPS = ("center", "top", "pad", "none")
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}
-# What Pillow may try. Formats that start other programs (EPS) or are no pictures (PDF) stay out.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "MPO")
+# What Pillow may try. Formats that start other programs (EPS), are no pictures (PDF), or have no signature
+# (TGA: any text would do) stay out. Importing a plugin registers it.
+for _plugin in ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Jpeg2K", "Avif"):
+    with contextlib.suppress(ImportError):  # AVIF came with Pillow 11.3
+        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
+_WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 PAD = 255  # transparent and padded areas are white
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as 1.25 × the pixels needed remain: twice as
 # fast for 500×375 → 128 px, and within 46 dB PSNR of a full decode even for noisy pictures

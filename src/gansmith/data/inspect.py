@@ -127,7 +127,8 @@ def _oddities(found: Inspection) -> list[str]:
     tiny = (counts > 0) & (counts < TINY)
     if tiny.any():
         odd.append(
-            f"{_classes(names, tiny)} with fewer than {TINY} images: expect copies; --min-images leaves out"
+            f"{_classes(names, tiny)} with fewer than {TINY} images: expect copies; --min-images leaves "
+            "them out"
         )
     if found.imbalance >= 10:
         odd.append(

@@ -32,6 +32,7 @@ from gansmith.errors import UserError
 
 PART_IMAGES = 512
 TICK_IMAGES = 32  # a worker reports this often
+FEW_PARTS = 4  # are done here before other processes have even started
 TOO_SMALL = "too small"
 
 
@@ -108,7 +109,7 @@ def make_parts(
 ) -> None:
     """Makes parts (name, indices) in several processes, or in this one. `finished` is called after each,
     and may raise to stop everything; so may a KeyboardInterrupt. Raises UserError if a worker dies."""
-    if workers == 1 or len(parts) <= 1:
+    if workers == 1 or len(parts) <= FEW_PARTS:
         for name, indices in parts:
             make_part(job, name, indices, tick)
             finished(name, indices)

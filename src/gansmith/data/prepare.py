@@ -12,7 +12,6 @@ kill, and the bytes depend neither on the number of workers nor on interruptions
 import csv
 import errno
 import io
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 
 from gansmith.data import parts
 from gansmith.data.cache import written_whole
-from gansmith.data.destination import check_space, is_finished, work_folder
+from gansmith.data.destination import check_space, clean, is_finished, work_folder
 from gansmith.data.progress import Progress
 from gansmith.data.selection import Kept, Selection, shuffled
 from gansmith.data.settings import PrepareSettings, merged_classes, read_merge_file
@@ -108,7 +107,7 @@ def prepare(
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UserError(f"{dest}: no space left; free some, then the same command goes on.") from None
-        shutil.rmtree(work, ignore_errors=True)
+        clean(dest)
     _count(report, selection, kept, settings, dest)
     report.seconds = time.monotonic() - start
     return report
@@ -262,6 +261,7 @@ def _count(
 
 
 def _finished_already(dest: Path, report: PreparedReport) -> PreparedReport:
+    clean(dest)  # an earlier command may have been killed at the very end
     dataset = open_prepared(str(dest), in_memory=False)
     report.already, report.images, report.classes = True, len(dataset), len(dataset.classes)
     report.content_hash = dataset.content_hash

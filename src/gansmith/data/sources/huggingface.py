@@ -61,12 +61,8 @@ def is_hub_id(path: str) -> bool:
     """Whether the path can only be a set of the hub: `hf:…`, or `user/name` where no such path exists."""
     if path.startswith("hf:"):
         return True
-    return (
-        not os.path.exists(path)
-        and bool(_HUB_ID.fullmatch(path))
-        and path.count("/") == 1
-        and path[0] not in ".~"
-    )
+    # data/typo, where data/ exists, is a mistake and no reason to ask the network
+    return bool(_HUB_ID.fullmatch(path)) and path.count("/") == 1 and not os.path.exists(path.split("/")[0])
 
 
 def looks_like_huggingface(path: str) -> bool:

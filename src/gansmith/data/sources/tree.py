@@ -6,6 +6,7 @@ Pure: works on names, for a folder, a zip and a tar alike.
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ IMAGE_EXTENSIONS = frozenset(
             ".tif",
             ".tiff",
         ),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
     )
 )
 CONTAINERS = (".zip", ".tar", ".h5", ".hdf5", ".tar.gz", ".tgz")
@@ -80,7 +81,7 @@ def grow(
     others = len(inside) - len(images) - bool(label_file)
     if others:
         kinds = ", ".join(sorted({_extension(p) for p in inside if not is_image(p) and p != label_file})[:5])
-        notes.append(f"{others} {_files(others)} that are no images left aside ({kinds})")
+        notes.append(f"{others:,} other {_files(others)} left aside ({kinds})")
     if unconditional:
         return Tree(images, np.zeros(len(images), np.int64), ["all"], notes=notes)
     if label_file:
@@ -164,7 +165,7 @@ def _by_folder(images: list[str], root: str, here: str) -> Tree:
             f"no images directly in the {len(folders)} class folders: all lie deeper; class = first folder"
         )
     if loose:
-        notes.append(f"{loose} images beside the class folders left aside")
+        notes.append(f"{loose:,} {_files(loose)} beside the class folders left aside")
     ids = {name: i for i, name in enumerate(folders)}
     kept = [(ids[parts[0]], path) for parts, path in zip(inner, images, strict=True) if len(parts) > 1]
     kept.sort()
@@ -180,7 +181,7 @@ def _by_label_file(images: list[str], root: str, here: str, label_file: str, dat
     missing = [file for file, _ in rows if root + file not in known]
     if missing:
         raise UserError(
-            f"{where} lists {len(missing)} {_files(len(missing))} that are not images in {here}: "
+            f"{where} lists {len(missing)} of {len(rows)} images that {here} does not hold: "
             f"{', '.join(missing[:3])}{'…' if len(missing) > 3 else ''}; correct the list."
         )
     labels = dict(rows)
@@ -190,7 +191,7 @@ def _by_label_file(images: list[str], root: str, here: str, label_file: str, dat
     notes = [f"labels from {name}"]
     if len(labels) < len(images):
         notes.append(f"{len(images) - len(labels):,} images not listed in {name} left aside")
-    numbered = all(label.isascii() and label.isdigit() for label in labels.values())
+    numbered = all(re.fullmatch(r"-?[0-9]+", label) for label in labels.values())
     if numbered:
         ids = np.array([int(label) for label in labels.values()])
         classes = numbered_classes(ids, where)
