@@ -123,9 +123,7 @@ class Sampler:
         layers.set_channels_last(G)
         G.to(self.device)
         if (stored := info["statistics"]) is None:
-            # As training left it: σ of the averaged weights has not been converged either.
             warnings.warn("the file holds no standing statistics; they are estimated now.", stacklevel=3)
-            spectral.converge(G)
         spectral.refresh(G, iterations=0)  # moving to a device drops the normalised weights
         if stored is not None:
             self._current = (float(stored["truncation"]), stored["kind"])

@@ -34,8 +34,9 @@ def save(path: str | Path, G: Generator, *, D: Discriminator | None = None, info
 
     info: JSON-able; needs `latent`, `classes` [{id, name, count}], `images_seen`, `lineage`, `ema`,
     `statistics` (None, or what `sampling.statistics.estimate` returned for G's standing statistics) and
-    `config`. The networks' arguments and the versions are added here. G and D are not changed. An OSError
-    (disk full) passes through.
+    `config`. The networks' arguments and the versions are added here. G and D are not changed: their u and
+    v must be converged for their weights before, since nothing iterates on load. An OSError (disk full)
+    passes through.
     """
     missing = {"latent", "classes", "images_seen", "lineage", "ema", "statistics", "config"} - info.keys()
     assert not missing, f"snapshot info lacks {sorted(missing)}"
