@@ -96,7 +96,7 @@ prepare(sys.argv[1], sys.argv[2], PrepareSettings(resolution=32), workers=int(sy
 """
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(1, 10), (2, 5)])
+@pytest.mark.parametrize(("workers", "kills"), [(1, 6), (2, 3)])
 def test_killed_at_any_time_the_same_command_goes_on_to_the_same_bytes(tmp_path, workers, kills):
     root = folder(tmp_path / "src", {"a": 80, "b": 80}, suffix=".jpg")
 

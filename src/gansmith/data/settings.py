@@ -64,6 +64,8 @@ class PrepareSettings:
                 problems.append(f"{flag} {number} must be {least} or more.")
         if not 0 <= self.max_rejected <= 1:
             problems.append(f"--max-rejected {self.max_rejected:g} is a share: 0 (none) to 1 (any).")
+        if self.merge_file and self.unconditional:
+            problems.append("--merge joins classes, and --unconditional has none; give only one of them.")
         try:
             codecs.check_storage(self.storage)
         except UserError as error:
