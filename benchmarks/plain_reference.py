@@ -1,8 +1,8 @@
 """The 32 px BigGAN step as the published PyTorch code does it: the yardstick of `step.py`, written fresh.
 
-Contiguous float32 tensors, one power iteration inside every forward pass (gradient through σ), and a G phase whose
-backward also computes the gradients of D's weights. Parameter names are those of gansmith's networks, so that both
-start from the same weights.
+Contiguous float32 tensors, one power iteration inside every forward pass (gradient through σ), and a G phase
+whose backward also computes the gradients of D's weights. Parameter names are those of gansmith's networks,
+so that both start from the same weights.
 """
 
 import torch
@@ -126,7 +126,8 @@ class Discriminator(nn.Module):
         super().__init__()
         width = 4 * ch
         self.blocks = nn.ModuleList(
-            nn.ModuleList([DiscriminatorBlock(width if i else 3, width, first=i == 0, down=i < 2)]) for i in range(4)
+            nn.ModuleList([DiscriminatorBlock(width if i else 3, width, first=i == 0, down=i < 2)])
+            for i in range(4)
         )
         self.linear, self.embed = Linear(width, 1), Embed(num_classes, width)
 
@@ -139,15 +140,19 @@ class Discriminator(nn.Module):
 
 
 class Step:
-    """One D update on real and fake images in one batch, then one G update; Adam as in the CIFAR-10 script."""
+    """One D update on real and fake images in one batch, then one G update; Adam as for CIFAR-10."""
 
     def __init__(self, G: nn.Module, D: nn.Module) -> None:
         self.G, self.D = G.train(), D.train()
         self.adam_g = torch.optim.Adam(G.parameters(), lr=2e-4, betas=(0.0, 0.999), eps=1e-6)
         self.adam_d = torch.optim.Adam(D.parameters(), lr=2e-4, betas=(0.0, 0.999), eps=1e-6)
 
-    def __call__(self, real: Tensor, y: Tensor, z: list[Tensor], classes: list[Tensor]) -> tuple[float, float]:
-        """real (N, 3, 32, 32); z and classes: one entry for the D phase, one for the G phase -> losses of D and G."""
+    def __call__(
+        self, real: Tensor, y: Tensor, z: list[Tensor], classes: list[Tensor]
+    ) -> tuple[float, float]:
+        """real (N, 3, 32, 32); z and classes: one entry for the D phase, one for the G phase -> losses of D
+        and G.
+        """
         self.adam_d.zero_grad()
         self.adam_g.zero_grad()
         with torch.no_grad():

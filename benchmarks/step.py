@@ -2,9 +2,9 @@
 
     python benchmarks/step.py [--ch 32] [--batch 64] [--rounds 5] [--steps 2] [--threads 2] [--precision bf16]
 
-Both sides start from the same weights and see the same images and latents; their losses of the first step are compared
-before anything is timed. They are timed in turns, so that a busy machine slows both. The printed ratio is the median of
-the rounds. EMA and data loading are on neither side.
+Both sides start from the same weights and see the same images and latents; their losses of the first step are
+compared before anything is timed. They are timed in turns, so that a busy machine slows both. The printed
+ratio is the median of the rounds. EMA and data loading are on neither side.
 """
 
 import argparse
@@ -25,7 +25,9 @@ CLASSES, DIM_Z = 10, 128
 
 
 class Step:
-    """The same update by gansmith's networks: what `training/loop.py` does with one micro-batch on one device."""
+    """The same update by gansmith's networks: what `training/loop.py` does with one micro-batch on one
+    device.
+    """
 
     def __init__(self, G: Generator, D: Discriminator, precision: str) -> None:
         self.G, self.D = G.train(), D.train()
@@ -33,7 +35,9 @@ class Step:
         self.adam_d = torch.optim.Adam(D.parameters(), lr=2e-4, betas=(0.0, 0.999), eps=1e-6, fused=True)
         self.bf16 = precision == "bf16"
 
-    def __call__(self, real: Tensor, y: Tensor, z: list[Tensor], classes: list[Tensor]) -> tuple[float, float]:
+    def __call__(
+        self, real: Tensor, y: Tensor, z: list[Tensor], classes: list[Tensor]
+    ) -> tuple[float, float]:
         G, D = self.G, self.D
         real = real.contiguous(memory_format=torch.channels_last)
         spectral.set_trainable(D, True)
@@ -99,7 +103,9 @@ def seconds(step: Callable, batches: list) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ch", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)

@@ -47,7 +47,10 @@ def test_parameter_counts_are_the_published_ones(
     settings: dict, attention_g: int, dim_z: int, parameters_g: int, parameters_d: int | None
 ) -> None:
     with torch.device("meta"):
-        assert count(Generator(num_classes=1000, dim_z=dim_z, attention=[attention_g], **settings)) == parameters_g
+        assert (
+            count(Generator(num_classes=1000, dim_z=dim_z, attention=[attention_g], **settings))
+            == parameters_g
+        )
         if parameters_d is not None:
             assert count(Discriminator(num_classes=1000, attention=[64], **settings)) == parameters_d
 
@@ -104,7 +107,9 @@ SWITCHES = [
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("changes", SWITCHES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()) or "default")
+@pytest.mark.parametrize(
+    "changes", SWITCHES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()) or "default"
+)
 def test_every_switch_trains_each_of_its_parameters(family: str, changes: dict) -> None:
     shared = {k: v for k, v in changes.items() if k not in ("skip_z", "shared_dim")}
     G = small_generator(family=family, **changes)
@@ -192,7 +197,9 @@ def test_at_initialisation_gain_averages_one_and_activations_stay_in_range(famil
     gains: list[Tensor] = []
     for module in G.modules():
         if isinstance(module, ConditionalBatchNorm):
-            module.gain.register_forward_hook(lambda module, inputs, output: gains.append(1 + output.flatten()))
+            module.gain.register_forward_hook(
+                lambda module, inputs, output: gains.append(1 + output.flatten())
+            )
     y = torch.arange(8)
     with torch.no_grad():
         D(G(torch.randn(8, 40), y), y)
@@ -232,7 +239,8 @@ def test_double_backward_through_the_whole_discriminator() -> None:
             (slope,) = torch.autograd.grad(D(x, y).sum(), x, create_graph=True)
             return slope.square().sum()
 
-        weight = dict((name, leaf) for name, _, leaf in spectral.effective_parameters(D))["blocks.1.0.conv2.weight"]
+        leaves = {name: leaf for name, _, leaf in spectral.effective_parameters(D)}
+        weight = leaves["blocks.1.0.conv2.weight"]
         of_x, of_weight = torch.autograd.grad(penalty(x), [x, weight])
         for tensor, gradient in ((x, of_x), (weight, of_weight)):
             direction, step = torch.randn_like(tensor), 1e-6
@@ -267,11 +275,11 @@ def test_bfloat16_autocast_keeps_heads_in_float32_and_stays_close() -> None:
         layers.set_channels_last(net)
         spectral.refresh(net, 0)
     z, y = torch.randn(8, DIM_Z), torch.arange(8) % 5
-    exact = G(z, y)
-    exact_logits = D(exact.detach(), y)
+    exact = G(z, y).detach()
+    exact_logits = D(exact, y).detach()
     with torch.autocast("cpu", torch.bfloat16):
         images = G(z, y)
-        logits = D(exact.detach(), y)
+        logits = D(exact, y)
     assert images.dtype == logits.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert (images - exact).abs().max() < 0.1  # 8 bits of mantissa through 3 blocks

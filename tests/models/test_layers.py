@@ -16,7 +16,9 @@ def plain_down(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tor
     return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
 
 
-@pytest.mark.parametrize(("rewritten", "plain"), [(conv_of_upsampled, plain_up), (conv_downsampled, plain_down)])
+@pytest.mark.parametrize(
+    ("rewritten", "plain"), [(conv_of_upsampled, plain_up), (conv_downsampled, plain_down)]
+)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_resampling_convolutions_equal_resampling_and_convolution(rewritten, plain, dtype, tolerance) -> None:
     x = torch.randn(3, 6, 8, 8, dtype=dtype, requires_grad=True)

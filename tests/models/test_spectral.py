@@ -146,7 +146,9 @@ def test_a_round_trip_gives_the_same_effective_weights_bit_for_bit() -> None:
         before = snapshot(twin)
         spectral.refresh(twin, iterations=0)
         assert unchanged(twin, before)
-        for (name, _, a), (_, _, b) in zip(spectral.effective_parameters(net), spectral.effective_parameters(twin)):
+        for (name, _, a), (_, _, b) in zip(
+            spectral.effective_parameters(net), spectral.effective_parameters(twin)
+        ):
             assert torch.equal(a, b), name
 
 
@@ -188,7 +190,10 @@ def test_refresh_ignores_autocast() -> None:
 def test_converge_finds_the_largest_singular_values_from_a_cold_start() -> None:
     torch.manual_seed(3)
     D = Discriminator(resolution=32, num_classes=5, ch=16, attention=(), init="n02")
-    exact = {name: float(torch.linalg.matrix_norm(m.weight.flatten(1), 2)) for name, m in spectral.spectral_layers(D)}
+    exact = {
+        name: float(torch.linalg.matrix_norm(m.weight.flatten(1), 2))
+        for name, m in spectral.spectral_layers(D)
+    }
     spectral.refresh(D)
     once = spectral.singular_values(D)
     # The trap: one iteration from cold misses σ by tens of percent, and the layers multiply.

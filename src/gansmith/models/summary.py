@@ -14,7 +14,7 @@ Row = tuple[str, str, int, tuple[int, ...]]
 
 
 def summary(net: Generator | Discriminator) -> list[Row]:
-    """One row per block or layer, in the order of the forward pass. The parameters add up to the network's."""
+    """One row per block or layer, in the order of the forward pass; parameters add up to the network's."""
     twin = _on_meta(net)
     shapes: dict[str, tuple[int, ...]] = {}
 
