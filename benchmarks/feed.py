@@ -5,8 +5,9 @@
 
 The plain loop does per image what a PyTorch `Dataset` with the default collation does: open a file, decode,
 flip, make a tensor; then stack. Feed and loop read the same images in the same random order, in turns, pinned
-to one core, one thread of torch; the best of the rounds counts, since another program can only slow a round
-down. Everything is in the page cache. Images are noise with the spectrum of photographs.
+to one core, one thread of torch. Seconds are the processor's, of all threads together, so that what other
+programs take does not enter; the best of the rounds counts. Everything is in the page cache. Images are noise
+with the spectrum of photographs.
 """
 
 import argparse
@@ -122,12 +123,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    print(
-        f"{args.images} images of {args.resolution} px, batches of {args.batch}, one core; images per CPU second"
-    )
-    print(
-        f"{'storage':<20}{'flips':<8}{'plain loop':>12}{'Feed.read':>12}{'Feed.stream':>13}{'read ÷ loop':>13}"
-    )
+    print(f"{args.images} images of {args.resolution} px, batches of {args.batch}; images per CPU second")
+    titles = f"{'plain loop':>12}{'Feed.read':>12}{'Feed.stream':>13}{'read ÷ loop':>13}"
+    print(f"{'storage':<20}{'flips':<8}{titles}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_sets(folder, args.images, args.resolution)

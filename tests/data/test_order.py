@@ -320,10 +320,6 @@ def test_data_added_to_a_balanced_run_is_walked_by_its_own_labels():
     saved = order_of(30, 1, balanced=True, labels=old).to_json()
     order = Order.from_json(saved, labels=new).opened_at(60, [SetRef("b", 50)])
     assert (np.bincount(new[samples(order, 60, 160)]) == 20).all()
-    assert np.array_equal(
-        samples(order_of(30, 1).opened_at(60, [SetRef("b", 50)]), 60, 160),
-        samples(Order(1, order.segments), 60, 160),
-    )
     given = Order.from_json(saved, labels=old).opened_at(60, [SetRef("b", 50)], labels=new)
     assert np.array_equal(samples(given, 60, 160), samples(order, 60, 160))
 

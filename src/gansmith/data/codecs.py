@@ -45,7 +45,7 @@ def encode(image: np.ndarray, storage: str) -> tuple[bytes, str]:
 def decode(payload: bytes, resolution: tuple[int, int], channels: int) -> np.ndarray:
     """The uint8 (h, w, c) image of a PNG, WebP or JPEG payload. Raises DamagedImage for anything else."""
     try:
-        with Image.open(io.BytesIO(payload)) as picture:
+        with Image.open(io.BytesIO(payload), formats=("PNG", "WEBP", "JPEG")) as picture:
             # WebP has no grayscale: a gray image comes back as RGB with three equal channels.
             image = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
