@@ -2,9 +2,9 @@
 
     python demo/score_digits.py RUN
 
-A classifier of real handwritten digits (scikit-learn's support vector machine, on 8×8 pixels) reads 1,000 generated
-ones: the share it reads as the class that was asked for is the class-conditional accuracy. The within-class variance
-against that of the real digits tells whether a class is more than one picture.
+A classifier of real handwritten digits (scikit-learn's support vector machine, on 8×8 pixels) reads 1,000
+generated ones: the share it reads as the class that was asked for is the class-conditional accuracy. The
+within-class variance against that of the real digits tells whether a class is more than one picture.
 """
 
 import sys

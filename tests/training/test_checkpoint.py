@@ -1,5 +1,6 @@
 """Checkpoints as files: whole or not there, verified, thinned."""
 
+import itertools
 import json
 import os
 
@@ -87,7 +88,7 @@ def test_thinning_a_growing_sequence_stays_log_spaced():
     assert len(kept) == 8
     assert kept[0] == 100
     assert kept[-1] == 102_400
-    ratios = [b / a for a, b in zip(kept, kept[1:])]
+    ratios = [b / a for a, b in itertools.pairwise(kept)]
     assert max(ratios) < 8  # even spacing would be 1024 ** (1/7) = 2.7
 
 

@@ -1,4 +1,4 @@
-"""SIGKILL at any instant, SIGTERM, a full disk, two owners: what is on the disk stays loadable and goes on."""
+"""SIGKILL at any instant, SIGTERM, a full disk, two owners: what is on the disk loads and goes on."""
 
 import json
 import multiprocessing
@@ -136,14 +136,14 @@ def command(images, out, *flags):
 
 def test_sigterm_saves_and_exits_3_and_a_second_owner_is_refused(images, tmp_path):
     out = tmp_path / "run"
+    from gansmith.training.run import train
+
     process = subprocess.Popen(
         command(images, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while process.poll() is None and not checkpoint.listed(out / "checkpoints"):
         time.sleep(0.02)
     with pytest.raises(UserError, match=rf"is in use by process {process.pid} on"):
-        from gansmith.training.run import train
-
         train(str(images), None, out, settings=SETTINGS)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)

@@ -71,7 +71,7 @@ def shown(folder, record, world, kind, batch):
         lines = (folder / f"{record}.{rank}").read_text().splitlines()
         part = [line.split()[-1] for line in lines if line.startswith(kind)]
         rows.append([part[i : i + batch // world] for i in range(0, len(part), batch // world)])
-    return [sorted(sum(parts, [])) for parts in zip(*rows)]
+    return [sorted(name for part in parts for name in part) for parts in zip(*rows)]
 
 
 def networks(run):
@@ -85,8 +85,8 @@ def test_two_ranks_see_and_compute_what_one_does(on, tmp_path):
         assert len(single) == 2
         assert single == shown(tmp_path, "b", 2, kind, 8)
     left, right = networks(one), networks(two)
-    # Two steps of Adam with β1 = 0 move a weight by at most 2 lr = 2e-3 whatever its gradient's size, so rounding
-    # shows where a gradient is nearly 0; everywhere else both runs agree closely.
+    # Two steps of Adam with β1 = 0 move a weight by at most 2 lr = 2e-3 whatever its gradient's size, so
+    # rounding shows where a gradient is nearly 0; everywhere else both runs agree closely.
     apart = torch.cat(
         [(left[key] - right[key]).abs().flatten() for key in left if key.startswith(("G.", "D."))]
     )
