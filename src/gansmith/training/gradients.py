@@ -13,8 +13,8 @@ from torch import nn
 from gansmith.models import spectral
 from gansmith.training.distributed import World
 
-# Ŵ may be channels_last while the buffer, like the master weights, is contiguous: adding one to the other is a
-# strided read per layer and micro-batch, which was not measurable beside the convolutions.
+# Ŵ may be channels_last while the buffer, like the master weights, is contiguous. Autograd then adds with a
+# strided read and warns that it does; the alternative is a second buffer of the size of the network.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 

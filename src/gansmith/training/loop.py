@@ -66,7 +66,7 @@ def train(run: Run, state: State) -> None:
         while True:
             done = state.images_seen >= run.duration
             stopping = run.world.any(run.stop.asked())
-            # A cadence is due when the last step passed a multiple of it; all are at the end. No memory needed.
+            # Due is what the last step passed a multiple of; at the end everything. No memory is needed.
             end = done and state.images_seen > before
             due = {kind: end or before // n != state.images_seen // n for kind, n in run.every.items()}
             if due["status"]:
