@@ -19,7 +19,7 @@ from gansmith.data.order import Located, Order
 from gansmith.data.shards import Dataset
 from gansmith.errors import UserError
 
-SMALLEST_PART = 16  # images worth handing to a thread
+SMALLEST_PART, LARGEST_PART = 16, 64  # images worth handing to a thread; what closing may wait for
 
 
 class Feed:
@@ -122,7 +122,7 @@ class Feed:
         self, pool: ThreadPoolExecutor, positions: np.ndarray
     ) -> tuple["_Job", list[Future[None]]]:
         job = self._job(positions)
-        step = max(-(-len(positions) // self.workers), SMALLEST_PART)
+        step = min(max(-(-len(positions) // self.workers), SMALLEST_PART), LARGEST_PART)
         starts = range(0, len(positions), step)
         return job, [pool.submit(self._fill, job, start, start + step) for start in starts]
 
