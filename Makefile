@@ -22,10 +22,11 @@ demo: $(VENV)/.installed-digits
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(TESTS)
 
+# All three, so that one run names everything.
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	@failed=0; for step in 'ruff format --check .' 'ruff check --output-format concise .' mypy; do \
+		echo "$$step"; $(BIN)/$$step || failed=1; \
+	done; exit $$failed
 
 clean:
 	rm -rf $(VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
