@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gansmith.data.shards import open_prepared
+
 
 def noise(seed: int, height: int = 40, width: int = 40) -> np.ndarray:
     """uint8 (height, width, 3): smooth random colours, unlike those of any other seed."""
@@ -32,3 +34,13 @@ def folder(root: Path, classes: dict[str, int], suffix: str = ".png") -> Path:
         for i in range(count):
             write(root / name / f"{i:03d}{suffix}", seed=number * 1000 + i)
     return root
+
+
+def contents(root: Path) -> dict[str, list[bytes]]:
+    """Class name → its images' pixels, sorted."""
+    dataset = open_prepared(root)
+    images = dataset.read(np.arange(len(dataset)))
+    return {
+        c.name: sorted(images[i].tobytes() for i in np.flatnonzero(dataset.labels == c.id))
+        for c in dataset.classes
+    }
