@@ -209,7 +209,7 @@ def test_an_unwritable_destination_is_found_first(tmp_path, monkeypatch):
 def test_a_full_disk_is_found_first(tmp_path, monkeypatch):
     root = folder(tmp_path / "src", {"a": 1, "b": 1})
     monkeypatch.setattr(destination.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 5000))
-    with pytest.raises(UserError, match="GB are free"):
+    with pytest.raises(UserError, match=r"and 0\.0 MB are free"):
         prepare(str(root), tmp_path / "out", AT_32, progress=False)
     assert not (tmp_path / "out").exists()
 

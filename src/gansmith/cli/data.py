@@ -13,6 +13,7 @@ from gansmith.data.images import CROPS, FILTERS
 from gansmith.data.prepare import PreparedReport
 from gansmith.data.prepare import prepare as prepare_data
 from gansmith.data.progress import duration
+from gansmith.data.progress import size as bytes_text
 from gansmith.data.settings import PrepareSettings
 from gansmith.errors import UserError
 
@@ -121,7 +122,7 @@ def summary(done: PreparedReport) -> str:
     what = f"{done.images:,} images of {classes}, {size}×{size}×{channels}"
     if done.dry_run:
         lines.append(
-            f"dry run: {what} would be written to {done.dest}, at least {_size(done.bytes)} as "
+            f"dry run: {what} would be written to {done.dest}, at least {bytes_text(done.bytes)} as "
             f"{done.settings['storage']}"
         )
         return "\n".join(lines)
@@ -148,7 +149,7 @@ def summary(done: PreparedReport) -> str:
             for name, count, text in table
             if count or name in ("rejected", "duplicates")
         ]
-    lines.append(f"  {'on disk':<14} {_size(done.bytes):>9} in {done.dest}")
+    lines.append(f"  {'on disk':<14} {bytes_text(done.bytes):>9} in {done.dest}")
     lines.append(f"  {'content':<14} {done.content_hash}")
     lines.append(_next_command(done))
     return "\n".join(lines)
@@ -161,10 +162,6 @@ def _next_command(done: PreparedReport) -> str:
         return f"note: presets are for {', '.join(map(str, PRESETS))} px; choose one by --resolution"
     preset = PRESETS[size] if done.settings["channels"] == 3 or size != 32 else "mnist"
     return f"next: gansmith train --data {done.dest} --preset {preset} --out runs/first"
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 @data.command()

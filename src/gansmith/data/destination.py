@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gansmith.data.cache import written_whole
+from gansmith.data.progress import size
 from gansmith.data.settings import differences
 from gansmith.data.shards import open_prepared
 from gansmith.errors import UserError
@@ -69,9 +70,9 @@ def check_space(dest: Path, least_bytes: int) -> None:
     needed, free = 2 * least_bytes - there, shutil.disk_usage(parent).free
     if needed > free:
         raise UserError(
-            f"{dest} needs at least {needed / 1e9:.1f} GB while preparing, and {free / 1e9:.1f} GB are "
-            "free; choose "
-            "another disk, --storage webp or jpeg-95, a lower --resolution, or --max-images."
+            f"{dest} needs at least {size(needed)} while preparing, and {size(free)} are free; choose "
+            "another disk, "
+            "--storage webp or jpeg-95, a lower --resolution, or --max-images."
         )
 
 
