@@ -2,8 +2,8 @@
 
     python benchmarks/layers.py [--device cpu] [--threads 1] [--precision bf16] [--repeats 5]
 
-Forward and forward + backward in milliseconds, the two ways in turns. On a CPU with one thread the process's own CPU
-time is taken, which a busy machine disturbs least; elsewhere the wall clock. The best of the repeats is shown.
+Forward and forward + backward in milliseconds, the two ways in turns. On a CPU with one thread the CPU time of
+the process is taken, which a busy machine disturbs least; elsewhere the wall clock. The best repeat is shown.
 """
 
 import argparse
@@ -80,7 +80,9 @@ def convolutions(clock: Clock, batch: int) -> None:
         bias = torch.zeros(channels, device=clock.device, requires_grad=True)
         leaves = [x, weight, bias]
         (a, b), (c, d) = clock.compare([lambda: plain(*leaves), lambda: rewritten(*leaves)], leaves)  # noqa: B023
-        print(f"{name + f', {channels} channels, {size} px':34}{a:10.1f}{b:10.1f}{c:10.1f}{d:10.1f}{b / d:8.2f}")
+        print(
+            f"{name + f', {channels} channels, {size} px':34}{a:10.1f}{b:10.1f}{c:10.1f}{d:10.1f}{b / d:8.2f}"
+        )
 
 
 def batch_norms(clock: Clock) -> None:
@@ -95,7 +97,9 @@ def batch_norms(clock: Clock) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")

@@ -168,4 +168,4 @@ class Step:
         loss_g = -self.D(self.G(z[1], classes[1]), classes[1]).mean()
         loss_g.backward()
         self.adam_g.step()
-        return float(loss_d), float(loss_g)
+        return loss_d.item(), loss_g.item()

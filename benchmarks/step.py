@@ -1,17 +1,21 @@
 """Images per second of a D+G step of the 32 px CIFAR network, against the plain reference, paired in one run.
 
-    python benchmarks/step.py [--ch 32] [--batch 64] [--rounds 5] [--steps 2] [--threads 2] [--precision bf16]
+    python benchmarks/step.py [--ch 32] [--batch 64] [--rounds 5] [--steps 2] [--threads 2] [--cpu-time]
 
-Both sides start from the same weights and see the same images and latents; their losses of the first step are
-compared before anything is timed. They are timed in turns, so that a busy machine slows both. The printed
-ratio is the median of the rounds. EMA and data loading are on neither side.
+Every side starts from the same weights and sees the same images and latents, and the losses of the first step
+must agree before anything is timed. Each side is a process of its own, because part of the speed is the
+allocator setting that `gansmith train` makes (`precision.keep_large_blocks`); the plain side is timed without
+it, as it was published, and with it. The sides are timed in turns, so that a busy machine slows all. EMA and
+data loading are on no side.
 """
 
 import argparse
 import contextlib
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import plain_reference
 import torch
@@ -20,20 +24,19 @@ from torch import Tensor
 
 from gansmith.models import layers, spectral
 from gansmith.models.biggan import Discriminator, Generator
+from gansmith.training import precision
 
 CLASSES, DIM_Z = 10, 128
 
 
 class Step:
-    """The same update by gansmith's networks: what `training/loop.py` does with one micro-batch on one
-    device.
-    """
+    """The same update by gansmith's networks: what `training/loop.py` does with one micro-batch."""
 
-    def __init__(self, G: Generator, D: Discriminator, precision: str) -> None:
+    def __init__(self, G: Generator, D: Discriminator, dtype: str) -> None:
         self.G, self.D = G.train(), D.train()
         self.adam_g = torch.optim.Adam(G.parameters(), lr=2e-4, betas=(0.0, 0.999), eps=1e-6, fused=True)
         self.adam_d = torch.optim.Adam(D.parameters(), lr=2e-4, betas=(0.0, 0.999), eps=1e-6, fused=True)
-        self.bf16 = precision == "bf16"
+        self.bf16 = dtype == "bf16"
 
     def __call__(
         self, real: Tensor, y: Tensor, z: list[Tensor], classes: list[Tensor]
@@ -55,7 +58,7 @@ class Step:
             loss_g = -D(G(z[1], classes[1]), classes[1]).mean()
         loss_g.backward()
         self.update(G, self.adam_g)
-        return float(loss_d), float(loss_g)
+        return loss_d.item(), loss_g.item()
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else contextlib.nullcontext()
@@ -70,20 +73,22 @@ class Step:
         spectral.refresh(net)
 
 
-def build(ch: int, precision: str) -> tuple[plain_reference.Step, Step]:
-    """The two steps, from the same weights and u, one power iteration apart from nothing."""
+def build(side: str, ch: int) -> Callable[..., tuple[float, float]]:
+    """A step of one side (plain, bf16 or fp32), all from the same weights and singular vectors."""
     torch.manual_seed(0)
     settings = {"resolution": 32, "num_classes": CLASSES, "ch": ch, "attention": (), "init": "n02"}
     G = Generator(dim_z=DIM_Z, shared_dim=0, skip_z=False, **settings)
     D = Discriminator(**settings)
+    for net in (G, D):
+        layers.set_channels_last(net)
+        spectral.converge(net, max_iterations=500)
+    if side != "plain":
+        return Step(G, D, side)
     plain_g = plain_reference.Generator(num_classes=CLASSES, ch=ch, dim_z=DIM_Z)
     plain_d = plain_reference.Discriminator(num_classes=CLASSES, ch=ch)
-    for ours, plain in ((G, plain_g), (D, plain_d)):
-        layers.set_channels_last(ours)
-        spectral.converge(ours, max_iterations=500)
-        shared = {k: v for k, v in ours.state_dict().items() if not k.endswith(".v")}
-        plain.load_state_dict(shared)
-    return plain_reference.Step(plain_g, plain_d), Step(G, D, precision)
+    for net, plain in ((G, plain_g), (D, plain_d)):
+        plain.load_state_dict({k: v for k, v in net.state_dict().items() if not k.endswith(".v")})
+    return plain_reference.Step(plain_g, plain_d)
 
 
 def batch(size: int, seed: int) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
@@ -95,11 +100,20 @@ def batch(size: int, seed: int) -> tuple[Tensor, Tensor, list[Tensor], list[Tens
     return real, labels[0], latents, labels[1:]
 
 
-def seconds(step: Callable, batches: list) -> float:
-    start = time.perf_counter()
-    for inputs in batches:
-        step(*inputs)
-    return (time.perf_counter() - start) / len(batches)
+def work(pipe: Connection, side: str, keep_blocks: bool, arguments: argparse.Namespace) -> None:
+    """One side in its own process: sends its first losses, then the seconds of a step on request."""
+    torch.set_num_threads(arguments.threads)
+    if keep_blocks:
+        precision.keep_large_blocks()
+    step = build(side, arguments.ch)
+    pipe.send(step(*batch(arguments.batch, seed=0)))
+    batches = [batch(arguments.batch, seed) for seed in range(arguments.steps)]
+    now = time.process_time if arguments.cpu_time else time.perf_counter
+    while pipe.recv():
+        start = now()
+        for inputs in batches:
+            step(*inputs)
+        pipe.send((now() - start) / len(batches))
 
 
 def main() -> None:
@@ -111,27 +125,39 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps per side and round")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="CPU time, not wall clock: for a busy machine"
+    )
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
 
-    plain, exact = build(arguments.ch, "fp32")
-    inputs = batch(arguments.batch, seed=0)
-    losses = [step(*inputs) for step in (plain, exact)]
-    print(f"first step, losses of D and G: plain {losses[0][0]:.6f} {losses[0][1]:.6f}, ", end="")
-    print(f"gansmith in fp32 {losses[1][0]:.6f} {losses[1][1]:.6f}")
-    difference = max(abs(a - b) for a, b in zip(*losses))
+    sides = {
+        "plain": ("plain", False),
+        "plain, kept blocks": ("plain", True),
+        "gansmith fp32": ("fp32", True),
+        "gansmith bf16": ("bf16", True),
+    }
+    context = multiprocessing.get_context("spawn")
+    pipes, losses = {}, {}
+    for name, (side, keep_blocks) in sides.items():
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=work, args=(theirs, side, keep_blocks, arguments), daemon=True).start()
+        losses[name] = pipes[name].recv()
+        print(f"{name:20} losses of D and G in the first step {losses[name][0]:.5f} {losses[name][1]:.5f}")
+    difference = max(abs(a - b) for a, b in zip(losses["plain"], losses["gansmith fp32"]))
     assert difference < 1e-3, f"the two sides do not compute the same: losses differ by {difference:g}"
 
-    plain, ours = build(arguments.ch, arguments.precision)
-    batches = [batch(arguments.batch, seed) for seed in range(arguments.steps)]
-    plain(*inputs), ours(*inputs)
-    times = [(seconds(plain, batches), seconds(ours, batches)) for _ in range(arguments.rounds)]
-    for name, index in (("plain fp32", 0), (f"gansmith {arguments.precision}", 1)):
-        rates = [arguments.batch / pair[index] for pair in times]
-        print(f"{name:14} {statistics.median(rates):8.1f} images/s ({min(rates):.1f} to {max(rates):.1f})")
-    ratios = sorted(a / b for a, b in times)
-    print(f"ratio          {statistics.median(ratios):8.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(arguments.rounds + 1):  # the first warms up
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            times[name].append(pipe.recv())
+    print(f"\n{'images/s':20}{'median':>8}{'worst':>8}{'best':>8}   times as fast as plain, per round")
+    for name in sides:
+        rates = [arguments.batch / seconds for seconds in times[name][1:]]
+        ratios = sorted(a / b for a, b in zip(times["plain"][1:], times[name][1:]))
+        print(f"{name:20}{statistics.median(rates):8.1f}{min(rates):8.1f}{max(rates):8.1f}", end="")
+        print(f"   {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        pipes[name].send(False)
 
 
 if __name__ == "__main__":

@@ -47,21 +47,25 @@ class Conv(SpectralLayer):
 
 def conv_of_upsampled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """conv3×3(nearest 2×(x)) as one transposed 4×4 convolution of stride 2: 4/9 of the multiplications."""
-    wide = _four_by_four(weight.flip(2, 3)).transpose(0, 1)
+    wide = _four_by_four(weight, flip=True).transpose(0, 1)
     out = F.conv_transpose2d(x, wide, stride=2, padding=1)
     # oneDNN computes the weight gradient of a transposed convolution twice when it has a bias.
-    return out if bias is None else out + bias.to(out.dtype).view(-1, 1, 1)
+    return out if bias is None else out.add_(bias.to(out.dtype).view(-1, 1, 1))
 
 
 def conv_downsampled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """2×2 means of conv3×3(x) as one 4×4 convolution of stride 2: 4/9 of the multiplications."""
-    return F.conv2d(x, _four_by_four(weight) / 4, bias, stride=2, padding=1)
+    return F.conv2d(x, _four_by_four(weight, scale=0.25), bias, stride=2, padding=1)
 
 
-def _four_by_four(weight: Tensor) -> Tensor:
-    """(out, in, 3, 3) -> (out, in, 4, 4): the sum of its four shifts."""
-    spread = torch.eye(3, 4) + torch.eye(3, 4).roll(1, 1)  # (3, 4): tap i goes to i and i + 1
-    spread = torch.kron(spread, spread).to(weight)
+# Row i: where tap i of a 3×3 kernel, row by row, goes in the 4×4 sum of its four shifts.
+_SHIFTS = torch.eye(3, 4, device="cpu") + torch.eye(3, 4, device="cpu").roll(1, 1)
+_SPREAD = torch.kron(_SHIFTS, _SHIFTS)
+
+
+def _four_by_four(weight: Tensor, *, flip: bool = False, scale: float = 1.0) -> Tensor:
+    """(out, in, 3, 3) -> (out, in, 4, 4): the scaled sum of the kernel's, or its mirror image's, shifts."""
+    spread = (_SPREAD.flip(0) if flip else _SPREAD).to(weight) * scale
     return (weight.flatten(2) @ spread).unflatten(2, (4, 4))
 
 

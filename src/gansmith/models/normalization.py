@@ -42,19 +42,23 @@ class BatchNorm(nn.Module):
             return _scale_shift(x, scale, shift - self.stored_mean * scale)
         if self.accumulated is not None:
             self.accumulated.add(x)
+        # The kernel itself scales and shifts whole channels; and float32 factors make it keep float32
+        # statistics.
+        if per_channel := scale.dim() == 1:
+            weight, bias = scale, shift
+        else:
+            weight, bias = torch.ones_like(self.stored_var), torch.zeros_like(self.stored_mean)
         group = self.group or len(x)
-        if len(x) % group == 0:
-            # A float32 weight makes the kernel keep float32 statistics for bfloat16 and float16 x.
-            ones, zeros = torch.ones_like(self.stored_var), torch.zeros_like(self.stored_mean)
+        if len(x) % group:
+            normalized = self._over_ranks(x, weight, bias, group)
+        else:
             parts = [
-                F.batch_norm(part, None, None, ones, zeros, True, 0.0, self.eps) for part in x.split(group)
+                F.batch_norm(part, None, None, weight, bias, True, 0.0, self.eps) for part in x.split(group)
             ]
             normalized = parts[0] if len(parts) == 1 else torch.cat(parts)
-        else:
-            normalized = self._over_ranks(x, group)
-        return _scale_shift(normalized, scale, shift)
+        return normalized if per_channel else _scale_shift(normalized, scale, shift)
 
-    def _over_ranks(self, x: Tensor, group: int) -> Tensor:
+    def _over_ranks(self, x: Tensor, weight: Tensor, bias: Tensor, group: int) -> Tensor:
         sharing = check_layout(group, len(x), self.ranks.world if self.ranks else 1)
         assert self.ranks is not None
         local = torch.stack(_Moments.apply(x))
@@ -62,7 +66,7 @@ class BatchNorm(nn.Module):
         means, variances = _gather(local, self.ranks.block(sharing)).unbind(1)
         mean = means.mean(0)
         var = variances.mean(0) + (means - mean).square().mean(0)
-        return _centred(x, mean, torch.rsqrt(var + self.eps), torch.zeros_like(mean))
+        return _centred(x, mean, torch.rsqrt(var + self.eps) * weight, bias)
 
 
 def _scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
