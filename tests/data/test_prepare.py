@@ -1,7 +1,9 @@
 """Preparing: the images asked for, whatever the workers and interruptions, and errors before work is lost."""
 
+import errno
 import hashlib
 import random
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ import pytest
 from pictures import contents, folder, write
 
 from gansmith import open_dataset
-from gansmith.data import parts
+from gansmith.data import parts, progress
 from gansmith.data.ensure import ensure_prepared
 from gansmith.data.images import process
 from gansmith.data.prepare import PrepareSettings, prepare
@@ -141,6 +143,37 @@ def test_a_worker_that_dies_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "_start_worker", start_and_kill)
     with pytest.raises(UserError, match=r"ended with code -9.*same command"):
         prepare(str(root), tmp_path / "out", AT_32, workers=2, progress=False)
+
+
+def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART_IMAGES", 4)
+    root = folder(tmp_path / "src", {"a": 5, "b": 5})
+    original = parts.codecs.encode
+    written = []
+
+    def full_after_six(pixels, storage):
+        if len(written) == 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(1)
+        return original(pixels, storage)
+
+    monkeypatch.setattr(parts.codecs, "encode", full_after_six)
+    with pytest.raises(UserError, match="no space left"):
+        prepare(str(root), tmp_path / "out", AT_32, progress=False)
+    monkeypatch.setattr(parts.codecs, "encode", original)
+    report = prepare(str(root), tmp_path / "out", AT_32, progress=False)
+    assert (report.images, report.resumed) == (10, 4)
+
+
+def test_progress_is_plain_lines_in_a_log(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    bar = progress.Progress("preparing", 1000)
+    bar.advance(250)
+    line = capsys.readouterr().err
+    assert re.fullmatch(r"preparing: 250 of 1,000 images, [\d,]+/s, \d+ s left\n", line)
+    progress.Progress("preparing", 1000, shown=False).advance(250)
+    assert capsys.readouterr().err == ""
+    assert [progress.duration(s) for s in (42.4, 185, 7800)] == ["42 s", "3 min 5 s", "2 h 10 min"]
 
 
 def test_a_changed_source_starts_again(tmp_path, monkeypatch):
