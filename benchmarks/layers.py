@@ -2,8 +2,8 @@
 
     python benchmarks/layers.py [--device cpu] [--threads 1] [--precision bf16] [--repeats 5]
 
-Forward and forward + backward in milliseconds, the two ways in turns. On a CPU with one thread the CPU time of
-the process is taken, which a busy machine disturbs least; elsewhere the wall clock. The best repeat is shown.
+Forward and forward + backward in milliseconds, the two ways in turns. On a CPU with one thread the CPU time
+of the process is taken, which a busy machine disturbs least; elsewhere the wall clock. The best is shown.
 """
 
 import argparse

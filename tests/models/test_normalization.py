@@ -100,20 +100,24 @@ def test_the_micro_batch_does_not_matter() -> None:
         assert_close(tuple(torch.cat(t) for t in zip(*parts)), whole, 1e-12)
 
 
-def _rank(rank: int, folder: str) -> None:
-    """One of two ranks, in a process of its own: results for several layouts go to a file."""
+LAYOUTS = {2: ((16, 8), (8, 4), (4, 4), (4, 2)), 4: ((16, 4), (8, 4), (4, 2), (2, 2))}  # (group, micro-batch)
+
+
+def _rank(rank: int, world: int, folder: str) -> None:
+    """One of the ranks, in a process of its own: results for several layouts go to a file."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     results = {}
     for dtype, _ in TOLERANCES:
-        for group, size in ((16, 8), (8, 4), (4, 4), (4, 2)):
+        for group, size in LAYOUTS[world]:
             layer = norm_layer(dtype)
             set_batch_norm_group(layer, group)
-            starts = range(rank * size, N, 2 * size)  # micro-step i of rank r begins at (2i + r) · size
+            starts = range(rank * size, N, world * size)  # micro-step i of rank r: (i · world + r) · size
             results[dtype, group, size] = [differentiate(layer, dtype, slice(i, i + size)) for i in starts]
     G = small_generator()
     set_batch_norm_group(G, 8)
-    (G(*latents(slice(rank * 4, rank * 4 + 4))).sum() / 8).backward()
+    own = 8 // world
+    (G(*latents(slice(rank * own, rank * own + own))).sum() / 8).backward()
     spectral.pull_back(G)
     gradient = torch.cat([p.grad.flatten() for p in G.parameters() if p.grad is not None])
     dist.all_reduce(gradient)
@@ -134,15 +138,16 @@ def latents(part: slice) -> tuple[Tensor, Tensor]:
     return torch.randn(8, 8, generator=random)[part], (torch.arange(8) % 5)[part]
 
 
-def test_two_ranks_share_groups_as_one_process_would(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_share_groups_as_one_process_would(tmp_path: Path, world: int) -> None:
+    torch.multiprocessing.spawn(_rank, (world, str(tmp_path)), nprocs=world)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
     for key in ranks[0]:
         if key == "G":
             continue
         dtype, group, _ = key
         # stream order: micro-steps outside, ranks inside
-        steps = [step for pair in zip(*(r[key] for r in ranks)) for step in pair]
+        steps = [step for turn in zip(*(r[key] for r in ranks)) for step in turn]
         got = tuple(torch.cat(t) for t in zip(*steps))
         layer = norm_layer()
         expected = differentiate(

@@ -174,20 +174,17 @@ class Communicator:
         return dist.get_world_size(self.process_group)
 
     def block(self, size: int) -> dist.ProcessGroup:
-        """The group of this rank among blocks of `size` adjacent ranks; made, collectively, when first asked
-        for.
-        """
+        """This rank's block of `size` adjacent ranks; its members make it when they first ask for it."""
         if size not in self.blocks:
             assert self.process_group is not None
-            members, rank = (
-                dist.get_process_group_ranks(self.process_group),
-                dist.get_rank(self.process_group),
+            members = dist.get_process_group_ranks(self.process_group)
+            rank = dist.get_rank(self.process_group)
+            first = rank // size * size
+            self.blocks[size] = (
+                self.process_group
+                if size == len(members)
+                else dist.new_group(members[first : first + size], use_local_synchronization=True)
             )
-            if size == len(members):
-                self.blocks[size] = self.process_group
-            else:
-                made = [dist.new_group(members[i : i + size]) for i in range(0, len(members), size)]
-                self.blocks[size] = made[rank // size]
         return self.blocks[size]
 
     def __deepcopy__(self, memo: dict) -> "Communicator":
@@ -216,7 +213,7 @@ def _gather(x: Tensor, ranks: dist.ProcessGroup) -> Tensor:
     return _AllReduce.apply(own * x, ranks)
 
 
-_COMMUNICATORS: dict[int, Communicator] = {}
+_COMMUNICATORS: dict[Any, Communicator] = {}
 
 
 def set_batch_norm_group(
@@ -232,7 +229,7 @@ def set_batch_norm_group(
     ranks = None
     if dist.is_available() and dist.is_initialized():
         # One object per process group: making communicators is collective and slow.
-        ranks = _COMMUNICATORS.setdefault(id(process_group or dist.group.WORLD), Communicator(process_group))
+        ranks = _COMMUNICATORS.setdefault(process_group or dist.group.WORLD, Communicator(process_group))
     for module in net.modules():
         if isinstance(module, BatchNorm):
             module.group, module.ranks = group, ranks
