@@ -223,7 +223,7 @@ def _status(run: Run, state: State, rate: float) -> None:
         "batch": run.config.train.batch,
         "peak_gib": peak_memory_gib(run.world.device),
         "sigma0": {
-            f"{net}.{name}": value for net, layers in sigmas.items() for name, value in layers.items()
+            f"{net.upper()}.{name}": value for net, layers in sigmas.items() for name, value in layers.items()
         },
     }
     if run.precision.dtype == torch.float16:
