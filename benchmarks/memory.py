@@ -46,7 +46,7 @@ def measure(preset: str, classes: int) -> tuple[float, float, float, float, int]
     """Parameters of G and D (millions), GiB that are fixed, MiB per image of the dearer phase, BN group."""
     config, _ = configuration.load(preset)
     classes = classes if config.model.conditional else 0
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         G, D = state.networks(config, classes)
         for net in (G, D):
             spectral.refresh(net)

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import click
 import pytest
+import yaml
 
 from gansmith import config as configuration
 from gansmith.cli import gansmith_command
@@ -103,14 +104,20 @@ def test_settings_named_in_the_docs_exist() -> None:
                 assert name in known, f"{page.name}: {name}"
 
 
-def test_yaml_of_the_docs_is_a_valid_configuration(tmp_path: Path) -> None:
-    found = [(page, block) for page in PAGES for block in blocks(page, "yaml")]
+def test_configurations_in_the_docs_are_valid(tmp_path: Path) -> None:
+    """Blocks that set settings; other YAML, such as a class-merge file, is its own page's business."""
+    sections = {path.split(".")[0] for path in configuration.fields()}
+    found = [
+        (page, text)
+        for page in PAGES
+        for text in blocks(page, "yaml")
+        if set(yaml.safe_load(text)) & sections
+    ]
     assert found
-    for page, block in found:
-        file = tmp_path / "page.yaml"
-        file.write_text(block)
-        config, _ = configuration.load(file=file)
-        assert config, page
+    for page, text in found:
+        file = tmp_path / page.with_suffix(".yaml").name
+        file.write_text(text)
+        configuration.load(file=file)
 
 
 def test_python_of_the_docs_is_valid() -> None:
@@ -190,7 +197,7 @@ def test_table_of_memory_matches_the_networks(name: str, memory_benchmark: Modul
     assert (g, d, fixed) == pytest.approx(measured[:3], rel=0.02)
     assert 0.99 * measured[3] <= image <= 1.25 * measured[3]
     assert group == measured[4]
-    assert total == pytest.approx(fixed + group * image / 1024, rel=0.05)
+    assert total == pytest.approx(fixed + group * image / 1024, abs=0.06)
 
 
 def test_benchmarks_say_how_they_are_run() -> None:
