@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from gansmith import config as configuration
 from gansmith.config import Config
+from gansmith.data import open_dataset
 from gansmith.data.shards import ClassInfo, Dataset, is_prepared
+from gansmith.data.sources import open_source
 from gansmith.errors import UserError
+from gansmith.models.biggan import Discriminator
+from gansmith.models.summary import count_macs, summary
 from gansmith.training import state as states
 from gansmith.training.batching import Sizes
 from gansmith.training.distributed import World
@@ -56,9 +62,6 @@ def summarise(dataset: Dataset) -> DataSummary:
 
 def peek(config: Config) -> DataSummary:
     """The same without preparing anything, for a dry run."""
-    from gansmith.data import open_dataset
-    from gansmith.data.sources import open_source
-
     path = config.data.path
     assert path is not None
     if is_prepared(path):
@@ -126,23 +129,13 @@ def data(log: RunLog, summary: DataSummary) -> None:
 
 def networks(log: RunLog, config: Config, num_classes: int, sizes: Sizes) -> None:
     """The layers of both networks and the cost of a step, without allocating a weight."""
-    import torch
-
-    from gansmith.models.biggan import Discriminator
-    from gansmith.models.summary import count_macs, summary
-
     with torch.device("meta"):
         G, D = states.networks(config, num_classes)
-    for title, net in (("G", G), ("D", D)):
-        if title == "D" and not isinstance(net, Discriminator):
-            log.say(
-                f"D: {config.model.discriminator}, {sum(p.numel() for p in net.parameters()):,} parameters"
-            )
-            return
-        rows = summary(net)
-        log.say(f"{title}: {sum(p.numel() for p in net.parameters()):,} parameters")
-        for row in rows:
-            log.say(f"  {row[0]:<16} {row[1]:<26} {row[2]:>12,}  {'×'.join(map(str, row[3]))}")
+    _table(log, "G", G, summary(G))
+    # A D of the user's own may take other inputs than ours; then its shapes and cost are not known.
+    _table(log, "D", D, summary(D) if type(D) is Discriminator else [])
+    if type(D) is not Discriminator:
+        return
     g_macs, d_macs = count_macs(G), count_macs(D)
     # D phase: G forward once; D forward, backward to weights and inputs on reals and fakes. G phase: G
     # forward and both backwards; D forward and backward to its input only.
@@ -153,3 +146,11 @@ def networks(log: RunLog, config: Config, num_classes: int, sizes: Sizes) -> Non
         f"forward per image: G {g_macs / 1e9:.2f}, D {d_macs / 1e9:.2f} GMAC;  "
         f"a step of {config.optim.d_steps} D and 1 G phase: {flops / 1e12:.2f} TFLOP"
     )
+
+
+def _table(
+    log: RunLog, title: str, net: nn.Module, rows: list[tuple[str, str, int, tuple[int, ...]]]
+) -> None:
+    log.say(f"{title}: {type(net).__name__}, {sum(p.numel() for p in net.parameters()):,} parameters")
+    for name, kind, parameters, shape in rows:
+        log.say(f"  {name:<16} {kind:<26} {parameters:>12,}  {'×'.join(map(str, shape))}")
