@@ -64,7 +64,7 @@ def test_a_run_draws_from_its_own_files_alone(tiny, images):
     "settings",
     [
         {"model.conditional": False},
-        {"data.labels": "random"},
+        {"data.labels": "random", "data.random_classes": 3},
         {"data.balanced": True},
         {"model.family": "biggan-deep", "model.ch": 4},
         {"model.shared_dim": 0, "model.skip_z": False, "model.latent": "uniform"},

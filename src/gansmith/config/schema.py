@@ -51,6 +51,7 @@ class DataConfig(Section):
     labels: Literal["dataset", "random"] = identity(
         "dataset", "random: a fresh uniform class at every draw (Tensorfork's pseudo-unconditional training)"
     )
+    random_classes: int = identity(1000, "number of classes of random labels", ge=2)
     balanced: bool = identity(False, "draw every class equally often, whatever its size")
     in_memory: Literal["auto"] | bool = free("auto", "keep the set in memory; auto: if it fits in half of it")
     workers: Literal["auto"] | int = free("auto", "reading threads per process")

@@ -40,6 +40,18 @@ class DataSummary:
         return len(self.classes)
 
 
+def uses_labels(config: Config) -> bool:
+    """Whether the data's own classes matter: not without classes, nor where labels are random."""
+    return config.model.conditional and config.data.labels == "dataset"
+
+
+def num_classes(config: Config, data: DataSummary) -> int:
+    """Classes of the networks; 0 without."""
+    if not config.model.conditional:
+        return 0
+    return config.data.random_classes if config.data.labels == "random" else data.num_classes
+
+
 def prepare_options(config: Config) -> dict[str, Any]:
     """How unprepared data is prepared for this run (data.open_dataset's arguments)."""
     data, model = config.data, config.model
@@ -50,7 +62,7 @@ def prepare_options(config: Config) -> dict[str, Any]:
         "crop": data.crop,
         "resize": data.resize,
         "channels": model.channels,
-        "unconditional": not model.conditional,
+        "unconditional": not uses_labels(config),
         "in_memory": data.in_memory,
     }
 
@@ -66,7 +78,7 @@ def peek(config: Config) -> DataSummary:
     assert path is not None
     if is_prepared(path):
         return summarise(open_dataset(path))
-    source = open_source(path, unconditional=not config.model.conditional)
+    source = open_source(path, unconditional=not uses_labels(config))
     counts = np.bincount(source.labels, minlength=len(source.classes))
     classes = [ClassInfo(i, name, int(count)) for i, (name, count) in enumerate(zip(source.classes, counts))]
     return DataSummary(len(source), classes, None, None, f"{path} ({source.kind}, not prepared yet)")
@@ -90,7 +102,7 @@ def check_data(config: Config, data: DataSummary) -> None:
                 f"add --set model.channels={data.channels}."
             )
     used = [info for info in data.classes if info.count]
-    if config.model.conditional and len(used) < 2:
+    if uses_labels(config) and len(used) < 2:
         raise UserError(
             f"--data has one class only ({used[0].name if used else 'no images'}): there is nothing to be "
             "conditional on. Add --unconditional, or give a folder with a sub-folder per class."

@@ -15,6 +15,7 @@ from gansmith.config import Config
 from gansmith.data.shards import Dataset
 from gansmith.models.biggan import Generator
 from gansmith.sampling import grids, interpolation, latents, sampler, statistics
+from gansmith.training import announce
 from gansmith.training.precision import Precision
 
 
@@ -23,7 +24,10 @@ def rows(config: Config, dataset: Dataset) -> list[int]:
     wanted = config.log.grid_classes
     if not config.model.conditional:
         return [0] * wanted
-    ids = [info.id for info in dataset.classes if info.count]
+    if announce.uses_labels(config):
+        ids = [info.id for info in dataset.classes if info.count]
+    else:
+        ids = list(range(config.data.random_classes))
     if len(ids) <= wanted:
         return ids
     return [ids[round(i * (len(ids) - 1) / max(wanted - 1, 1))] for i in range(wanted)]
@@ -33,7 +37,7 @@ def draw_reals(path: Path, config: Config, dataset: Dataset) -> None:
     """reals.png: the first images of each row's class, as stored."""
     columns, labels, chosen = config.log.grid_columns, rows(config, dataset), []
     for row, label in enumerate(labels):
-        if config.model.conditional:
+        if announce.uses_labels(config):
             members = np.flatnonzero(dataset.labels == label)[:columns]
         else:
             members = np.arange(row * columns, (row + 1) * columns) % len(dataset)
@@ -93,7 +97,7 @@ def dtype(precision: Precision) -> torch.dtype | None:
 
 
 def _names(config: Config, dataset: Dataset, labels: list[int]) -> list[str] | None:
-    if not config.model.conditional:
+    if not announce.uses_labels(config):
         return None
     names = {info.id: info.name for info in dataset.classes}
     return [names[label] for label in labels]

@@ -102,7 +102,7 @@ def _start(
     else:
         dataset = _open(config, world)
         summary = announce.summarise(dataset)
-    num_classes = summary.num_classes if config.model.conditional else 0
+    num_classes = announce.num_classes(config, summary)
     announce.check_data(config, summary)
 
     # 4. Automatic choices.

@@ -10,8 +10,8 @@ import torch
 
 import gansmith
 from gansmith import config as configuration
+from gansmith.training import announce, ema, grids
 from gansmith.training import checkpoint as checkpoints
-from gansmith.training import ema, grids
 from gansmith.training.state import State, record, replica, tensors
 from gansmith.weights import snapshot as snapshots
 
@@ -112,7 +112,7 @@ def resolved(run: "Run") -> dict[str, Any]:
 
 
 def classes(run: "Run") -> list[dict[str, Any]]:
-    if not run.config.model.conditional:
+    if not announce.uses_labels(run.config):
         return []
     return [{"id": info.id, "name": info.name, "count": info.count} for info in run.dataset.classes]
 
