@@ -73,6 +73,13 @@ def test_what_a_killed_save_left_is_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name(10)]
 
 
+def test_a_kill_between_taking_away_and_putting_in_place_loses_nothing(tmp_path):
+    only = save(tmp_path, 10)
+    only.rename(tmp_path / ".000000000010.99.old")
+    checkpoint.remove_leftovers(tmp_path)
+    assert checkpoint.latest(tmp_path, pytest.fail) == only
+
+
 def test_a_newer_format_is_refused(tmp_path):
     path = save(tmp_path, 10)
     record = json.loads((path / "state.json").read_text()) | {"version": 99, "gansmith_version": "9.9"}

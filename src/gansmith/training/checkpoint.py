@@ -121,9 +121,14 @@ def read_tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes what a killed save left behind. Only the owner of the run may call it."""
+    """Deletes what a killed save left behind. Only the owner of the run may call it.
+
+    A checkpoint that was about to be replaced by one of the same age is put back first.
+    """
     for path in folder.glob(".*") if folder.is_dir() else ():
-        if path.name.endswith((".tmp", ".old")):
+        if path.name.endswith(".old") and not (target := folder / path.name.split(".")[1]).exists():
+            path.rename(target)
+        elif path.name.endswith((".tmp", ".old")):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
