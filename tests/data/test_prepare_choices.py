@@ -3,6 +3,9 @@
 import csv
 import os
 import shutil
+import subprocess
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -229,6 +232,27 @@ def test_dry_run_writes_nothing(tmp_path):
     assert (report.images, report.classes, report.dry_run) == (4, 2, True)
     assert report.bytes >= 4 * 32 * 32 * 3
     assert not (tmp_path / "out").exists()
+
+
+def test_finished_parts_are_counted_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    def cat(job):
+        return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(parts, "_start_worker", cat)
+    monkeypatch.setattr(parts, "_ask", lambda process, part: iter(()))
+    inside, alone, names = threading.Semaphore(1), [], []
+
+    def finished(name, indices):
+        alone.append(inside.acquire(blocking=False))
+        time.sleep(0.01)
+        names.append(name)
+        inside.release()
+
+    job = parts.Job(None, tmp_path, {}, "raw", False)
+    todo = [(f"part-{i}", np.array([i])) for i in range(12)]
+    parts.make_parts(job, todo, workers=4, tick=lambda images: None, finished=finished)
+    assert sorted(names) == sorted(name for name, _ in todo)
+    assert all(alone)
 
 
 # --- pure parts

@@ -108,7 +108,8 @@ def make_parts(
     finished: Callable[[str, np.ndarray], None],
 ) -> None:
     """Makes parts (name, indices) in several processes, or in this one. `finished` is called after each,
-    and may raise to stop everything; so may a KeyboardInterrupt. Raises UserError if a worker dies."""
+    never by two threads at once, and may raise to stop everything; so may a KeyboardInterrupt. Raises
+    UserError if a worker dies."""
     if workers == 1 or len(parts) <= FEW_PARTS:
         for name, indices in parts:
             make_part(job, name, indices, tick)
@@ -125,7 +126,8 @@ def make_parts(
                 return
             for answer in _ask(process, part):
                 tick(answer)
-            finished(*part)
+            with lock:  # `finished` counts: one part at a time
+                finished(*part)
 
     count = min(workers, len(parts))
     try:
