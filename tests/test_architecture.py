@@ -17,14 +17,29 @@ MAY_IMPORT = {
     "data": {"files"},
     "config": {"models"},
     "weights": {"models", "files"},
-    "sampling": {"models", "weights", "files"},
-    "environment": {"training"},  # asks training/precision.py what the hardware can do, when it is called
-    "training": {"data", "models", "config", "weights", "sampling", "environment", "files"},
-    "cli": {"data", "models", "config", "weights", "sampling", "environment", "training", "files"},
+    "sampling": {"models", "weights", "files", "hardware"},
+    "environment": {"hardware", "training", "data"},  # asks what they would choose here, when it is called
+    "training": {"data", "models", "config", "weights", "sampling", "environment", "files", "hardware"},
+    "cli": {
+        "data",
+        "models",
+        "config",
+        "weights",
+        "sampling",
+        "environment",
+        "training",
+        "files",
+        "hardware",
+    },
     "__main__": {"cli"},
 }
 # third-party packages a room may import; other rooms are free within the declared dependencies
-MAY_USE = {"models": {"torch"}, "config": {"pydantic", "pydantic_core", "yaml"}, "errors": set()}
+MAY_USE = {
+    "models": {"torch"},
+    "config": {"pydantic", "pydantic_core", "yaml"},
+    "errors": set(),
+    "hardware": {"torch"},
+}
 # They need torchvision (breaks beside a CPU torch), mis-synchronise, are huge, or cannot resume exactly.
 NEVER = {
     "torchvision", "timm", "cleanfid", "torch_fidelity", "lpips", "accelerate", "streaming", "webdataset",
@@ -115,7 +130,7 @@ def test_config_imports_models_only_when_it_validates_them() -> None:
 
 def test_command_line_imports_torch_only_inside_verbs() -> None:
     """`gansmith VERB --help` stays quick: no verb module pulls torch in at its top."""
-    heavy = {"models", "weights", "sampling", "training"}
+    heavy = {"models", "weights", "sampling", "training", "hardware"}
     early = {
         path.name
         for path in MODULES
@@ -141,7 +156,7 @@ def test_what_only_cuda_has_is_asked_in_one_file() -> None:
                 users.add(str(path.relative_to(SOURCE)))
         if any(name.startswith("torch.cuda") for name in imports(path)):
             users.add(str(path.relative_to(SOURCE)))
-    assert users <= {"training/precision.py"}
+    assert users <= {"hardware.py"}
 
 
 def test_nothing_is_loaded_by_executing_pickled_code() -> None:

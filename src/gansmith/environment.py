@@ -30,11 +30,13 @@ def collect(device: "torch.device | None" = None) -> dict[str, Any]:
     import torch
 
     import gansmith
-    from gansmith.training import distributed, precision
+    from gansmith import hardware
+    from gansmith.data.memory import usable_cpus
+    from gansmith.training import precision
 
-    device = device or distributed.choose_device(None)
+    device = device or hardware.choose_device(None)
     chosen = precision.choose("auto", device)
-    flags = precision.cpu_flags()
+    flags = hardware.cpu_flags()
     return {
         "gansmith": gansmith.__version__,
         "python": platform.python_version(),
@@ -44,9 +46,7 @@ def collect(device: "torch.device | None" = None) -> dict[str, Any]:
         "cpu": {
             "model": _cpu_model(),
             "cores": os.cpu_count(),
-            "usable_cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
+            "usable_cores": usable_cpus(),
             "threads": torch.get_num_threads(),
             "flags": [flag for flag in FLAGS if flag in flags],
         },

@@ -279,11 +279,11 @@ def test_a_crop_larger_than_the_images_and_too_few_classes_are_refused(open_set)
 
 def test_ranks_of_a_machine_share_its_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(24)), raising=False)
-    assert feed_module._usable_cpus() == 16
+    assert feed_module.reading_threads() == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert feed_module._usable_cpus() == 3
+    assert feed_module.reading_threads() == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    assert feed_module._usable_cpus() == 1
+    assert feed_module.reading_threads() == 1
 
 
 # -- to the device

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_existing_results_are_refused(gansmith: Run, run_folder: Path, tmp_path:
         ("images", ["--truncation", "-1", "--truncation-kind", "scale"], "above 0"),
         ("images", ["--truncation", "x"], "--truncation"),
         ("images", ["--micro-batch", "0"], "--micro-batch"),
-        ("images", ["--device", "warp"], "--device warp is not available"),
+        ("images", ["--device", "warp"], "--device warp is unknown; write cpu, cuda"),
         ("images", ["--precision", "fp8"], "--precision"),
         ("grid", ["--truncation", "0.001"], "would draw for ever"),
         ("grid", ["--seeds", "0-999999"], "fewer --classes or --seeds"),
@@ -218,6 +219,18 @@ def test_info_of_a_run_a_snapshot_and_a_checkpoint(gansmith: Run, run_folder: Pa
     code, out, _ = gansmith("info", run_folder / "snapshots/000000001000.safetensors")
     assert code == 0
     assert "1,000" in out
+
+
+def test_info_counts_classes_without_names(
+    gansmith: Run, build: Callable[..., Generator], describe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    G, file = build(1000, ch=1, attention=()), tmp_path / "random.safetensors"
+    snapshot.save(file, G, info=describe(1000, classes=[]))
+    code, out, _ = gansmith("info", file)
+    assert code == 0
+    assert re.search(r"^classes +1,000 classes without names$", out, re.MULTILINE)
+    snapshot.save(file, G, info=describe(1000, classes=[{"id": 3, "name": "cat", "count": 5}]))
+    assert "1 and 999 classes without names" in gansmith("info", file)[1]
 
 
 def test_info_of_a_new_run(gansmith: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gansmith
+from gansmith import hardware
 from gansmith.errors import UserError
 from gansmith.models.biggan import Generator
 from gansmith.sampling import latents, sampler
@@ -200,6 +201,29 @@ def test_unknown_devices_and_precisions_are_refused(run_folder: Path, device: st
         pytest.skip("has an accelerator")
     with pytest.raises(UserError, match=r"--device|--precision"):
         sampler.load(run_folder, device=device, precision=precision)
+
+
+def test_a_device_number_too_high_is_refused_with_their_count(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"--device cuda:9 is not here: this machine has 2 of them \(0 … 1\)"):
+        sampler.load(run_folder, device="cuda:9")
+    with pytest.raises(UserError, match="--device xpu is not here: this machine has only cuda and cpu"):
+        sampler.load(run_folder, device="xpu")
+
+
+def test_sampling_in_fp32_is_not_tf32(run_folder: Path) -> None:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        hardware.set_tf32(True)
+        sampler.load(run_folder, device="cpu")
+        assert not torch.backends.cudnn.allow_tf32  # torch's own default is True
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def test_a_thousand_classes_at_micro_batch_one(build: Build, describe: Describe) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gansmith import hardware
 from gansmith.errors import UserError
 from gansmith.training import precision
 
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
     ],
 )
 def test_auto_takes_bf16_where_the_cpu_has_it(monkeypatch, flags, dtype, reason):
-    monkeypatch.setattr(precision, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     chosen = precision.choose("auto", CPU)
     assert chosen.dtype == dtype
     assert reason in chosen.reason
@@ -46,9 +47,13 @@ def test_the_loss_scale_survives_a_checkpoint():
     after = precision.LossScale(enabled=True)
     after.restore(before.state())
     assert after.state() == before.state()
+    for _ in range(40):
+        before.update(False)
+    after.restore(before.state())  # a scale halved down to 1 stays there
+    assert (after.scale, after.skipped_in_a_row) == (1.0, 40)
     plain = precision.LossScale(enabled=False)
     plain.restore(before.state())  # the precision was changed: counters stay, the scale does not
-    assert (plain.scale, plain.skipped) == (1.0, 2)
+    assert (plain.scale, plain.skipped) == (1.0, 42)
 
 
 def test_without_fp16_there_is_no_scale_but_skips_are_counted():

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from gansmith.data import ensure
 from gansmith.data import inspect as inspection
+from gansmith.data import memory
 from gansmith.data.images import CROPS, FILTERS
 from gansmith.data.prepare import PreparedReport
 from gansmith.data.prepare import prepare as prepare_data
@@ -107,7 +107,7 @@ def prepare(
         src,
         dest,
         settings,
-        workers=ensure.default_workers() if workers is None else workers,
+        workers=memory.usable_cpus() if workers is None else workers,
         progress=not quiet,
         dry_run=dry_run,
     )

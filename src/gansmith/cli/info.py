@@ -58,7 +58,7 @@ def _described(described: dict[str, Any]) -> Iterator[Row]:
         "discriminator",
         _arguments(described["discriminator"]) if described["discriminator"] else "not in the file",
     )
-    yield from _classes(described["classes"])
+    yield from _classes(described["classes"], described["generator"].get("num_classes", 0))
 
 
 def _data_set(path: Path) -> Iterator[Row]:
@@ -81,7 +81,7 @@ def _data_set(path: Path) -> Iterator[Row]:
                 "files",
                 f"{len(described['shards'])} shards, {_size(sum(s['bytes'] for s in described['shards']))}",
             ),
-            *_classes(described["classes"]),
+            *_classes(described["classes"], len(described["classes"])),
         ]
     except (KeyError, TypeError, ValueError, OSError):
         raise UserError(
@@ -106,8 +106,13 @@ def _arguments(kwargs: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in kwargs.items())
 
 
-def _classes(classes: list[dict[str, Any]]) -> Iterator[Row]:
-    yield "classes", f"{len(classes):,}"
+def _classes(classes: list[dict[str, Any]], number: int) -> Iterator[Row]:
+    unnamed = number - len(classes)  # random labels have no names
+    if unnamed <= 0:
+        yield "classes", f"{len(classes):,}"
+    else:
+        named = f"{len(classes):,} and " if classes else ""
+        yield "classes", f"{named}{unnamed:,} classes without names"
     for entry in classes:
         yield f"  {entry['id']}", f"{entry['name']}  ({entry['count']:,} images)"
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from gansmith.data.memory import usable_cpus
 from gansmith.data.order import Located, Order
 from gansmith.data.shards import Dataset
 from gansmith.errors import UserError
@@ -45,7 +46,7 @@ class Feed:
     ) -> None:
         self.dataset, self.order = dataset, order
         self.flip, self.labels, self.num_classes = flip, labels, num_classes
-        self.workers = _usable_cpus() if workers == "auto" else workers
+        self.workers = reading_threads() if workers == "auto" else workers
         self.prefetch = prefetch
         self.size = dataset.resolution if crop is None else (crop, crop)
         # Which segments walk the data set at hand; the others' images are elsewhere.
@@ -163,7 +164,6 @@ def to_device(images: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     return moved.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
 
 
-def _usable_cpus() -> int:
-    """Cores this process may use, shared with the other ranks of the machine; at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+def reading_threads() -> int:
+    """How many threads read by default: the processors, shared with the other ranks here; at most 16."""
+    return max(1, min(16, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

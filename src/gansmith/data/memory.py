@@ -1,4 +1,4 @@
-"""Keeping a data set in memory: what fits, and a decoded copy that all processes of a machine share.
+"""What the machine has to give, and keeping a data set in memory: a decoded copy that all processes share.
 
 Memory here is the page cache behind a mapped file: counted once however many ranks read it, given back when
 others need it, and independent of /dev/shm (64 MB in a container by default, where BigGAN-PyTorch died of bus
@@ -22,6 +22,11 @@ CHUNK = 256  # images decoded and written together
 
 class NoRoom(Exception):
     """The disk of the cache folder has no room for the decoded images."""
+
+
+def usable_cpus() -> int:
+    """The processors this process is allowed to use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_bytes() -> int:

@@ -7,7 +7,6 @@ does not grow with the number of images drawn.
 import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gansmith import hardware
 from gansmith.errors import UserError
 from gansmith.models import layers, spectral
 from gansmith.models.biggan import Generator
@@ -29,46 +29,24 @@ def load(path: str | Path, device: str | torch.device | None = None, precision: 
     """Opens a run (its newest snapshot), a snapshot or a checkpoint for sampling.
 
     device: None takes the accelerator, if there is one. precision: `fp32`; `bf16` (autocast); `auto` is bf16
-    on an accelerator that has it natively, else fp32. Raises UserError for a path or file that cannot be
-    used.
+    on an accelerator that has it natively, else fp32. fp32 is fp32: TF32 is switched off in this process.
+    Raises UserError for a device that is not here and a path or file that cannot be used.
     """
-    device = _device(device)
+    device = hardware.choose_device(device)
     autocast_dtype = _autocast_dtype(precision, device)
+    hardware.set_tf32(False)
     file = snapshot.find(path)
     G, _, info = snapshot.load(file)
     return Sampler(G, info, file=file, device=device, autocast_dtype=autocast_dtype)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if device is None:
-        return accelerator or torch.device("cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or (chosen.type != "cpu" and (accelerator is None or chosen.type != accelerator.type)):
-        here = "cpu" if accelerator is None else f"cpu or {accelerator.type}"
-        raise UserError(f"--device {device} is not available on this machine; use {here}.")
-    return chosen
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}.")
     if precision == "auto":
-        asks = (
-            getattr(torch.get_device_module(device), "is_bf16_supported", None)
-            if device.type != "cpu"
-            else None
-        )
-        return torch.bfloat16 if asks is not None and asks(including_emulation=False) else None
+        native = device.type != "cpu" and hardware.native_bf16(device)[0]
+        return torch.bfloat16 if native else None
     return torch.bfloat16 if precision == "bf16" else None
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
-    """The context of one forward: autocast to `dtype`, or nothing for fp32."""
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 @torch.no_grad()
@@ -88,7 +66,7 @@ def generate(
     device = next(G.parameters()).device
     for first in range(0, len(z), micro_batch):
         here = slice(first, first + micro_batch)
-        with autocast(device, autocast_dtype):
+        with hardware.autocast(device.type, autocast_dtype):
             images = G(z[here].to(device), None if y is None else y[here].to(device))
         yield to_uint8(images)
 
@@ -215,7 +193,7 @@ class Sampler:
                 truncation=truncation,
                 kind=kind,
                 group=statistics.default_group(self.info, self.G.kwargs["resolution"]),
-                precision_context=partial(autocast, self.device, self.autocast_dtype),
+                precision_context=partial(hardware.autocast, self.device.type, self.autocast_dtype),
             )
             self._keep(wanted)
         self._current = wanted

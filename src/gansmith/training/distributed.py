@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from gansmith.errors import UserError
+from gansmith.hardware import choose_device
 
 # Long enough for rank 0 to draw grids and save while the others wait in a collective.
 TIMEOUT = timedelta(minutes=30)
@@ -66,6 +66,8 @@ def joined(device: str | None = None) -> Iterator[World]:
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if chosen.type != "cpu":
+        torch.accelerator.set_device_index(chosen)
     if size == 1:
         yield World(0, 1, chosen)
         return
@@ -75,28 +77,3 @@ def joined(device: str | None = None) -> Iterator[World]:
         yield World(rank, size, chosen)
     finally:
         dist.destroy_process_group()
-
-
-def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device asked for, else this process's accelerator, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name is None:
-        device = torch.device(accelerator.type, local_rank) if accelerator else torch.device("cpu")
-    else:
-        try:
-            device = torch.device(name)
-        except RuntimeError:
-            raise UserError(f"--device {name!r} is unknown; write cpu, cuda, cuda:1, mps, xpu, …") from None
-        if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
-            found = f"only {accelerator.type} and cpu" if accelerator else "only cpu"
-            raise UserError(f"--device {name} is not here: this machine has {found}.")
-        if device.type != "cpu" and device.index is None:
-            device = torch.device(device.type, local_rank)
-    if device.type != "cpu":
-        count = torch.accelerator.device_count()
-        if device.index is not None and device.index >= count:
-            raise UserError(
-                f"device {device} is not here: this machine has {count} of them (0 … {count - 1})."
-            )
-        torch.accelerator.set_device_index(device)
-    return device

@@ -1,19 +1,16 @@
-"""Arithmetic, memory and determinism: what depends on the hardware, one question per function.
-
-The only file that may name a particular kind of device.
-"""
+"""Arithmetic of a run: the precision chosen for its device, process-wide switches, fp16's loss scale."""
 
 import ctypes
-import os
 import platform
-import resource
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from gansmith import hardware
 from gansmith.errors import UserError
+from gansmith.hardware import peak_memory_gib as peak_memory_gib
 
 
 @dataclass(frozen=True)
@@ -34,13 +31,13 @@ class Precision:
         """A fresh context for one micro-batch: its cache of cast weights must not outlive a spectral
         refresh.
         """
-        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        return hardware.autocast(self.device_type, self.dtype)
 
 
 def choose(asked: str, device: torch.device) -> Precision:
     """Resolves `auto | bf16 | fp16 | fp32` for a device. Raises UserError for fp16 on a CPU."""
     if asked == "auto":
-        native, why = _native_bf16(device)
+        native, why = hardware.native_bf16(device)
         if native:
             return Precision(torch.bfloat16, why, device.type)
         if device.type == "cuda":
@@ -52,41 +49,10 @@ def choose(asked: str, device: torch.device) -> Precision:
     return Precision(dtype, "as asked", device.type)
 
 
-def _native_bf16(device: torch.device) -> tuple[bool, str]:
-    if device.type == "cuda":
-        if torch.version.hip:
-            return True, "ROCm has bf16"
-        major, minor = torch.cuda.get_device_capability(device)
-        return major >= 8, f"CUDA capability {major}.{minor} {'has' if major >= 8 else 'lacks'} bf16"
-    if device.type == "cpu":
-        flags = cpu_flags()
-        if "amx_bf16" in flags:
-            return True, "the CPU has AMX"
-        if "avx512_bf16" in flags:
-            return True, "the CPU has AVX512-bf16"
-        return False, "the CPU has no native bf16"
-    return True, f"{device.type} is taken to have bf16"
-
-
-def cpu_flags() -> set[str]:
-    """The processor's instruction-set flags, empty where the system does not say."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next((set(line.split()) for line in file if line.startswith("flags")), set())
-    except OSError:
-        return set()
-
-
 def set_up(*, deterministic: bool, tf32: bool) -> None:
     """Process-wide switches. Call once, before networks are built."""
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    # What is allocated here is always filled; filling it twice would cost a tenth of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    hardware.set_tf32(tf32)
+    hardware.set_deterministic(deterministic)
     keep_large_blocks()
 
 
@@ -100,14 +66,6 @@ def keep_large_blocks() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(m_mmap_max, 0)
     libc.mallopt(m_trim_threshold, -1)
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory used so far: the allocator's on an accelerator, the process's on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if platform.system() == "Darwin" else 2**20)
 
 
 @dataclass
@@ -143,11 +101,18 @@ class LossScale:
             self.good_steps = 0
 
     def state(self) -> dict[str, float]:
-        return {"scale": self.scale, "good_steps": self.good_steps, "skipped": self.skipped}
+        return {
+            "enabled": self.enabled,
+            "scale": self.scale,
+            "good_steps": self.good_steps,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
 
     def restore(self, state: dict[str, float]) -> None:
         """Takes over counters; the scale only where it is in use (the precision may have changed)."""
         self.skipped = int(state["skipped"])
+        self.skipped_in_a_row = int(state["skipped_in_a_row"])
         self.good_steps = int(state["good_steps"])
-        if self.enabled and state["scale"] > 1:
+        if self.enabled and state["enabled"]:
             self.scale = float(state["scale"])
