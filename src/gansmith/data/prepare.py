@@ -83,12 +83,12 @@ def prepare(
     settings.check()
     source = open_source(src, unconditional=settings.unconditional)
     settings = settings.resolved(source)
-    selection = _plan(source, settings)
+    selection = plan(source, settings)
     identity, fingerprint = settings.identity(), source.fingerprint()
     report = PreparedReport(str(dest), notes=list(source.notes), settings=identity, dry_run=dry_run)
     if is_finished(dest, src, identity, fingerprint):
         return _finished_already(dest, report)
-    least = _least_bytes(selection.expected(), settings)
+    least = least_bytes(selection.expected(), settings)
     check_space(dest, least)
     if dry_run:
         report.images, report.classes, report.bytes = selection.expected(), int(selection.chosen.sum()), least
@@ -113,7 +113,10 @@ def prepare(
     return report
 
 
-def _plan(source: Source, settings: PrepareSettings) -> Selection:
+def plan(source: Source, settings: PrepareSettings) -> Selection:
+    """Classes and images a preparation with these resolved settings starts from. Raises UserError if there is
+    nothing to learn in them.
+    """
     classes, labels = source.classes, source.labels
     if settings.merge_file:
         classes, labels = merged_classes(source, read_merge_file(settings.merge_file))
@@ -134,7 +137,8 @@ def _plan(source: Source, settings: PrepareSettings) -> Selection:
     return selection
 
 
-def _least_bytes(images: int, settings: PrepareSettings) -> int:
+def least_bytes(images: int, settings: PrepareSettings) -> int:
+    """Size of a prepared set of so many images, on the low side."""
     assert settings.resolution is not None
     assert settings.channels is not None
     ratio = _LEAST_RATIO.get(settings.storage, _LEAST_JPEG_RATIO)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gansmith.data.manifest import ClassInfo
 from gansmith.data.parts import TOO_SMALL, Outcome
 from gansmith.errors import UserError
 
@@ -49,8 +50,15 @@ class Selection:
 
     def expected(self) -> int:
         """How many images are going to be processed, if none is unusable."""
-        counts = np.bincount(self.labels, minlength=len(self.classes))[self.chosen]
-        return int(counts.sum() if self.max_images is None else np.minimum(counts, self.max_images).sum())
+        return sum(info.count for info in self.expected_classes())
+
+    def expected_classes(self) -> list[ClassInfo]:
+        """The classes of the result, with their images, if none is unusable."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        if self.max_images is not None:
+            counts = np.minimum(counts, self.max_images)
+        chosen = np.flatnonzero(self.chosen).tolist()
+        return [ClassInfo(i, self.classes[old], int(counts[old])) for i, old in enumerate(chosen)]
 
     def next_candidates(self) -> np.ndarray:
         """Images to process next, ascending: those that fill the classes, if all of them are usable."""

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from gansmith import config as configuration
 from gansmith.config import Config
-from gansmith.data import open_dataset
-from gansmith.data.shards import ClassInfo, Dataset, is_prepared
-from gansmith.data.sources import open_source
+from gansmith.data.ensure import expect_dataset
+from gansmith.data.shards import ClassInfo, Dataset
 from gansmith.errors import UserError
 from gansmith.models.biggan import Discriminator
 from gansmith.models.summary import count_macs, summary
@@ -31,8 +29,6 @@ class DataSummary:
 
     num_images: int
     classes: list[ClassInfo]
-    resolution: tuple[int, int] | None  # (h, w) of stored images; None where they are not prepared yet
-    channels: int | None
     where: str
 
     @property
@@ -55,10 +51,10 @@ def num_classes(config: Config, data: DataSummary) -> int:
 def prepare_options(config: Config) -> dict[str, Any]:
     """How unprepared data is prepared for this run (data.open_dataset's arguments)."""
     data, model = config.data, config.model
-    # A random crop needs something to cut away: an eighth of the side.
-    resolution = model.resolution * 9 // 8 if data.random_crop else model.resolution
     return {
-        "resolution": resolution,
+        "resolution": model.resolution,
+        # A random crop needs something to cut away: an eighth of the side.
+        "margin": model.resolution // 8 if data.random_crop else 0,
         "crop": data.crop,
         "resize": data.resize,
         "channels": model.channels,
@@ -69,38 +65,23 @@ def prepare_options(config: Config) -> dict[str, Any]:
 
 def summarise(dataset: Dataset) -> DataSummary:
     where = f"{dataset.path} ({dataset.storage}, {dataset.content_hash[:12]})"
-    return DataSummary(len(dataset), list(dataset.classes), dataset.resolution, dataset.channels, where)
+    return DataSummary(len(dataset), list(dataset.classes), where)
 
 
 def peek(config: Config) -> DataSummary:
-    """The same without preparing anything, for a dry run."""
-    path = config.data.path
-    assert path is not None
-    if is_prepared(path):
-        return summarise(open_dataset(path))
-    source = open_source(path, unconditional=not uses_labels(config))
-    counts = np.bincount(source.labels, minlength=len(source.classes))
-    classes = [ClassInfo(i, name, int(count)) for i, (name, count) in enumerate(zip(source.classes, counts))]
-    return DataSummary(len(source), classes, None, None, f"{path} ({source.kind}, not prepared yet)")
+    """The same without preparing or writing anything, for a dry run."""
+    assert config.data.path is not None
+    options = prepare_options(config)
+    del options["in_memory"]
+    found = expect_dataset(config.data.path, **options)
+    if isinstance(found, Dataset):
+        return summarise(found)
+    where = f"{found.source} ({found.kind}, still to be prepared at {found.resolution[0]} px)"
+    return DataSummary(len(found), found.classes, where)
 
 
 def check_data(config: Config, data: DataSummary) -> None:
     """Raises UserError for data that cannot train this configuration."""
-    resolution, prepare = config.model.resolution, f"gansmith data prepare {config.data.path} DEST"
-    if data.resolution is not None:
-        height, width = data.resolution
-        exact = data.resolution == (resolution, resolution)
-        fits = exact or (config.data.random_crop and min(height, width) >= resolution)
-        if not fits:
-            raise UserError(
-                f"--data holds {height}×{width} images, the network is for {resolution}×{resolution}; "
-                f"prepare the originals with `{prepare} --resolution {resolution}`, or set model.resolution."
-            )
-        if data.channels != config.model.channels:
-            raise UserError(
-                f"--data has {data.channels} channel(s), the network {config.model.channels}; "
-                f"add --set model.channels={data.channels}."
-            )
     used = [info for info in data.classes if info.count]
     if uses_labels(config) and len(used) < 2:
         raise UserError(
