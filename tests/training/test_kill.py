@@ -86,12 +86,14 @@ def test_a_run_killed_at_twenty_random_instants_is_the_run_that_was_not(images, 
     assert not list((killed / "checkpoints").glob(".*"))
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint_and_training_goes_on(images, tmp_path):
+@pytest.mark.parametrize("room", ["all but the largest file", "no snapshot"])
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_training_goes_on(images, tmp_path, room):
     out = tmp_path / "run"
     first = start(images, out, SETTINGS | {"train.duration": 32})
     first.join()
-    largest = max(path.stat().st_size for path in checkpoint.listed(out / "checkpoints")[-1].iterdir())
-    full = start(images, out, SETTINGS | {"train.duration": 96}, largest - 1)
+    sizes = {path.name: path.stat().st_size for path in checkpoint.listed(out / "checkpoints")[-1].iterdir()}
+    limit = (max(sizes.values()) if room.startswith("all") else sizes["G_ema.safetensors"]) - 1
+    full = start(images, out, SETTINGS | {"train.duration": 96}, limit)
     full.join()
     assert full.exitcode == 0
     assert [int(path.name) for path in checkpoint.listed(out / "checkpoints")] == [16, 32]
@@ -99,6 +101,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_training_goes_on(images
     warnings = [row["text"] for row in warnings if row["type"] == "warning"]
     assert any("checkpoint at 48 images: it could NOT be saved" in text for text in warnings)
     assert all("last good checkpoint is" in text for text in warnings if text.startswith("checkpoint"))
+    assert room.startswith("all") or any(
+        "snapshot 000000000096 could not be written" in text for text in warnings
+    )
     assert not list((out / "checkpoints").glob(".*"))
     again = start(images, out, SETTINGS | {"train.duration": 96})
     again.join()
@@ -116,6 +121,19 @@ def test_a_damaged_checkpoint_is_skipped_and_training_ends_as_if_it_had_not_been
     assert "000000000048 is damaged: networks.safetensors is not what was written" in capsys.readouterr().err
     (_, left), (_, right) = tensors(whole), tensors(run)
     assert all(torch.equal(left["networks"][key], right["networks"][key]) for key in left["networks"])
+
+
+def test_a_damaged_newest_is_set_aside_and_never_costs_the_checkpoint_just_written(tiny, capsys):
+    run = tiny("run", {"train.duration": 64, "log.checkpoint_every": 32})
+    newest = checkpoint.listed(run / "checkpoints")[-1]
+    (newest / "networks.safetensors").write_bytes(b"damaged")
+    tiny("run", {"train.duration": 48, "log.keep_checkpoints": 1, "log.keep_spaced": 0})
+    assert {path.name for path in (run / "checkpoints").glob("0*")} == {
+        "000000000048",
+        "000000000064.damaged",
+    }
+    tiny("run", {"train.duration": 64})
+    assert tensors(run)[0] == 64
 
 
 def command(images, out, *flags):

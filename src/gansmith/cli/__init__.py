@@ -4,6 +4,7 @@ One module per verb group, imported when its verb is used, so that `gansmith --h
 """
 
 import importlib
+import io
 import sys
 
 import click
@@ -45,6 +46,9 @@ def gansmith_command() -> None:
 
 def main() -> None:
     """Entry point of the `gansmith` program: runs a verb and turns endings into exit codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # σ and × must not fail on a terminal without them
+            stream.reconfigure(errors="replace")
     try:
         gansmith_command(prog_name="gansmith", standalone_mode=False)
     except click.exceptions.Abort:
@@ -56,7 +60,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(errors.EXIT_USAGE)
     except errors.Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        if str(stopped):
+            print(stopped, file=sys.stderr)
         sys.exit(errors.EXIT_STOPPED)
     except errors.Diverged as diverged:
         print(f"error: {diverged}", file=sys.stderr)

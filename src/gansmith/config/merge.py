@@ -56,9 +56,9 @@ def load(
             message = problem["msg"].removeprefix("Value error, ")
             given = f", not {problem['input']!r}" if not isinstance(problem["input"], dict) else ""
             problems.append(f"{path}: {message}{given} (from {origins.get(path, 'the defaults')})")
-        config = Config()
-    if not problems:
-        problems = [f"{path}: {message}" for path, message in contradictions(config)]
+            merged.pop(path, None)
+        config = Config.model_validate(_nest(merged))  # what is left, to report its contradictions too
+    problems += [f"{path}: {message}" for path, message in contradictions(config)]
     if problems:
         # A union field reports once per alternative; once is enough for a person.
         raise UserError(

@@ -98,15 +98,23 @@ class OptimConfig(Section):
     schedule: Literal["constant", "linear", "cosine", "steps"] = identity(
         "constant", "learning rates over images: linear and cosine fall to 0 at schedule_end"
     )
-    schedule_end: str | int | None = identity(None, "where linear and cosine reach 0; None = duration")
+    schedule_end: str | int | None = identity(
+        None, "where linear and cosine reach 0; None: the duration, whatever it is"
+    )
     schedule_steps: dict[str, float] = identity({}, "steps: images → factor from there, e.g. {10M: 0.5}")
     warmup: str | int = identity(0, "images over which learning rates rise from 0")
 
-    @field_validator("schedule_end", "warmup")
+    @field_validator("warmup")
     @classmethod
-    def _amounts(cls, value: str | int | None) -> str | int | None:
-        if value is not None:
-            images(value, 1)
+    def _amount(cls, value: str | int) -> str | int:
+        images(value, 1)
+        return value
+
+    @field_validator("schedule_end")
+    @classmethod
+    def _end(cls, value: str | int | None) -> str | int | None:
+        if value is not None and images(value, 1_000_000) < 1:
+            raise ValueError("must be at least one image")
         return value
 
     @field_validator("schedule_steps", mode="before")
@@ -171,8 +179,8 @@ class LogConfig(Section):
     status_every: str | int = free("5k", "images between status lines")
     snapshot_every: str | int = free("200k", "images between snapshots with their sample grids")
     checkpoint_every: str | int = free("1M", "images between checkpoints")
-    grid_columns: int = free(8, "images per class in sample grids", ge=1)
-    grid_classes: int = free(10, "classes (rows) in sample grids", ge=1)
+    grid_columns: int = free(8, "images per class in sample grids", ge=1, le=64)
+    grid_classes: int = free(10, "classes (rows) in sample grids", ge=1, le=100)
     statistics_images: int = free(4096, "images for the standing statistics of a snapshot", ge=16)
     snapshot_d: bool = free(False, "keep D in snapshots too")
     keep_snapshots: int = free(20, "snapshots kept: log-spaced in images, the newest always", ge=1)

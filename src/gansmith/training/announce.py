@@ -48,6 +48,13 @@ def num_classes(config: Config, data: DataSummary) -> int:
     return config.data.random_classes if config.data.labels == "random" else data.num_classes
 
 
+def drawn_classes(config: Config, dataset: Dataset) -> torch.Tensor:
+    """Class ids that fakes are made of, int64: a class without images is one that D never sees as real."""
+    if not uses_labels(config):
+        return torch.arange(config.data.random_classes if config.model.conditional else 0)
+    return torch.tensor([info.id for info in dataset.classes if info.count])
+
+
 def prepare_options(config: Config) -> dict[str, Any]:
     """How unprepared data is prepared for this run (data.open_dataset's arguments)."""
     data, model = config.data, config.model

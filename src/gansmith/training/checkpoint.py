@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from gansmith import files
 from gansmith.errors import UserError
+from gansmith.weights import snapshot
 
 FORMAT, VERSION = "gansmith-checkpoint", 1
 Warn = Callable[[str], None]
@@ -41,7 +41,7 @@ def save(
     with files.replacing_folder(target) as temporary:
         for stem, group in tensors.items():
             contiguous = {key: value.detach().cpu().contiguous() for key, value in group.items()}
-            _save_tensors(contiguous, temporary / f"{stem}.safetensors")
+            snapshot.write_tensors(contiguous, temporary / f"{stem}.safetensors")
         save_snapshot(temporary / "G_ema.safetensors")
         state = {"format": FORMAT, "version": VERSION} | record
         (temporary / "state.json").write_text(json.dumps(state, indent=1))
@@ -51,13 +51,6 @@ def save(
         }
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return target
-
-
-def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:  # how the library reports a full disk
-        raise OSError(f"{path}: {error}") from error
 
 
 def problem(folder: Path) -> str | None:
@@ -102,6 +95,13 @@ def latest(folder: Path, warn: Warn) -> Path | None:
             "or start anew with another --out."
         )
     return None
+
+
+def set_aside(folder: Path, newer_than: Path) -> None:
+    """Renames checkpoints newer than the one in use, which are damaged: they would count in retention."""
+    for path in listed(folder):
+        if path.name > newer_than.name:
+            path.rename(path.with_name(f"{path.name}.damaged"))
 
 
 def read_record(folder: Path) -> dict[str, Any]:

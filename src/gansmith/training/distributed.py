@@ -5,15 +5,18 @@ knows about environment variables or back ends.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from gansmith.hardware import choose_device
+
+T = TypeVar("T")
 
 # Long enough for rank 0 to draw grids and save while the others wait in a collective.
 TIMEOUT = timedelta(minutes=30)
@@ -48,13 +51,19 @@ class World:
         if self.size > 1:
             self.any(False)
 
-    def same(self, text: str) -> bool:
-        """Whether every rank was given the same text."""
+    def share(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
         if self.size == 1:
-            return True
-        texts: list[str | None] = [None] * self.size
-        dist.all_gather_object(texts, text)
-        return all(other == text for other in texts)
+            return value
+        shared = [value]
+        dist.broadcast_object_list(shared, src=0)
+        return shared[0]
+
+    def copy_from_main(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrites tensors with those of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ class Run:
     out: Path
     checkpoints: Path
     num_classes: int  # of the networks; 0 without classes
+    drawn_classes: torch.Tensor  # ids that fakes are drawn of: classes without images are left out
     bn_group: int
     batch_g: int
     micro_batch: int
@@ -60,18 +61,19 @@ class Run:
 def train(run: Run, state: State) -> None:
     """Trains until `duration`. Raises Stopped (saved, resumable) or Diverged."""
     before = state.images_seen
-    seen_at_status, last_status = before, time.monotonic()
+    seen_at_status, last_status = before, (turned := time.monotonic())
     reals = _reals(run, state.images_seen)
     try:
         while True:
+            now = time.monotonic()
+            state.seconds += now - turned
+            turned = now
             done = state.images_seen >= run.duration
             stopping = run.world.any(run.stop.asked())
             # Due is what the last step passed a multiple of; at the end everything. No memory is needed.
             end = done and state.images_seen > before
             due = {kind: end or before // n != state.images_seen // n for kind, n in run.every.items()}
             if due["status"]:
-                now = time.monotonic()
-                state.seconds += now - last_status
                 _status(run, state, (state.images_seen - seen_at_status) / max(now - last_status, 1e-9))
                 seen_at_status, last_status = state.images_seen, now
             if due["snapshot"]:
@@ -81,7 +83,8 @@ def train(run: Run, state: State) -> None:
             if done:
                 return
             if stopping:
-                raise Stopped(f"stopped {run.stop.why()} at {state.images_seen:,} images; {saved}")
+                where = f"stopped {run.stop.why()} at {state.images_seen:,} images; {saved}"
+                raise Stopped(where if run.world.is_main else "")
 
             before = state.images_seen
             _set_learning_rates(run, state)
@@ -170,13 +173,14 @@ def _micro_batches_d(
 
 
 def _micro_batches_g(run: Run, state: State) -> Iterator[MicroBatch]:
-    """Noise from G's own stream; real images too, where the objective asks for them."""
+    """Noise from G's own stream; where the objective asks for them, the reals D was shown last, too."""
     world, start = run.world, state.fakes_seen
     for positions in slices(start, run.batch_g, run.micro_batch_g, world.rank, world.size):
         z, y = _noise(run, "g", positions)
         real = real_y = None
         if getattr(run.objective, "needs_reals_in_g", False):
-            images, labels = run.feed.read(positions)
+            shown = state.images_seen - run.config.train.batch
+            images, labels = run.feed.read(positions - start + shown)
             real = to_device(images, world.device)
             real_y = labels.to(world.device) if run.num_classes else None
         yield MicroBatch(z, y, real, real_y)
@@ -189,9 +193,10 @@ def _noise(run: Run, name: str, positions: np.ndarray) -> tuple[torch.Tensor, to
         name,
         positions,
         dim=model.dim_z,
-        num_classes=run.num_classes,
+        num_classes=len(run.drawn_classes),
         kind=model.latent,
     )
+    y = run.drawn_classes[y] if run.num_classes else y
     device = run.world.device
     return z.to(device), y.to(device) if run.num_classes else None
 
@@ -209,7 +214,7 @@ def _status(run: Run, state: State, rate: float) -> None:
     skipped = state.G.scale.skipped + state.D.scale.skipped
     row: dict[str, Any] = {
         "images_seen": state.images_seen,
-        "epoch": state.images_seen / len(run.dataset),
+        "epoch": state.order.epochs(state.images_seen),
         "step": state.step,
         "seconds": state.seconds,
         "eta_seconds": (run.duration - state.images_seen) / rate if rate else None,

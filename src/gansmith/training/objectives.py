@@ -89,8 +89,10 @@ def import_function(name: str, setting: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"{setting} {name!r}: module {module_name} cannot be imported ({error}).") from error
+    except Exception as error:  # whatever the user's module raises
+        raise UserError(
+            f"{setting} {name!r}: module {module_name} cannot be imported ({type(error).__name__}: {error})."
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

@@ -1,30 +1,23 @@
-"""From a configuration to a running loop: everything is checked before anything expensive or lasting
-happens.
-"""
+"""From a configuration to a running loop: checks come first, what is expensive or lasting comes after."""
 
-import fcntl
 import json
 import os
-import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from gansmith import config as configuration
 from gansmith import environment, files
 from gansmith.config import Config, images
-from gansmith.config.merge import unknown_key
 from gansmith.data import open_dataset
 from gansmith.data.feed import Feed
-from gansmith.data.order import Order, Segment, SetRef
 from gansmith.data.shards import Dataset
 from gansmith.errors import UserError
-from gansmith.training import announce, batching, grids, objectives, precision
-from gansmith.training import checkpoint as checkpoints
+from gansmith.training import announce, batching, grids, objectives, precision, resuming, rundir
 from gansmith.training import loop as training
 from gansmith.training import state as states
+from gansmith.training.checkpoint import read_tensors
 from gansmith.training.distributed import World, joined
 from gansmith.training.runlog import RunLog
 from gansmith.training.stopping import StopRequest
@@ -45,245 +38,166 @@ def train(
 ) -> Path:
     """Trains a GAN, or goes on with the run in `out`. Returns the run's folder.
 
-    data: any source `docs/data.md` lists. preset: a recipe. settings: dotted path → value, over preset and
-    file.
-    stop_after: seconds. Raises UserError (nothing was written), Stopped (saved, resumable) or Diverged.
+    data: any source of docs/data.md. preset: a recipe. settings: dotted path → value, over preset and file.
+    checkpoint_dir: None is OUT/checkpoints. stop_after: seconds. allow_change: identity settings that may
+    differ on resume. Raises UserError (nothing was written), Stopped (saved, resumable) or Diverged.
     """
-    out_path = Path(out) if out is not None else None
     overrides = dict(settings or {})
     if data is not None:
-        overrides["data.path"] = data
-    if (
-        config_file is None
-        and preset is None
-        and out_path is not None
-        and (out_path / "config.yaml").exists()
-    ):
-        config_file = out_path / "config.yaml"  # gansmith train --out RUN: the run knows its own recipe
+        # Absolute, so that the run's folder can be gone on with from anywhere.
+        overrides["data.path"] = str(Path(data).resolve()) if Path(data).exists() else data
+    own = Path(out) / "config.yaml" if out is not None else None
+    if config_file is None and preset is None and own is not None and own.exists():
+        config_file = own  # gansmith train --out RUN: the run knows its own recipe
     config, origins = configuration.load(preset, Path(config_file) if config_file else None, overrides)
     if config.data.path is None:
         raise UserError("--data is missing: give a folder of images, a zip, … or builtin:digits.")
-    out_path = out_path or Path("runs") / f"{config.preset or 'run'}-{_stem(config.data.path)}"
-    folder = Path(checkpoint_dir) if checkpoint_dir is not None else out_path / "checkpoints"
+    where = Path(out) if out is not None else Path("runs") / f"{config.preset or 'run'}-{_stem(config)}"
     with ExitStack() as stack:
         world = stack.enter_context(joined(device))
-        _start(config, origins, out_path, folder, world, stop_after, allow_change, dry_run, stack)
-    return out_path
+        # Cheap failures first: settings that need neither data nor a folder.
+        objectives.find(config.loss.objective)
+        chosen = precision.choose(config.train.precision, world.device)
+        precision.set_up(deterministic=config.train.deterministic, tf32=config.train.tf32)
+        # The folder is ours alone; what it holds is a run of this configuration, or nothing.
+        if not dry_run:
+            stack.enter_context(rundir.owned(where, Path(checkpoint_dir) if checkpoint_dir else None, world))
+        log = RunLog(None if dry_run else where, world, config.log.tensorboard)
+        folder = where / "checkpoints" if where.exists() else Path(checkpoint_dir or where / "checkpoints")
+        saved = resuming.find(folder, config, allow_change, world, log.warn, dry_run)
+        if dry_run:
+            _announce(announce.peek(config), saved, config, origins, chosen, world, log)
+            log.say(f"dry run: nothing was written; without --dry-run this trains in {where}")
+            return where
+        run, state = _ready(config, origins, chosen, world, log, saved, where, allow_change)
+        if saved and state.images_seen >= run.duration:
+            seen = f"{state.images_seen:,} of {run.duration:,} images"
+            log.say(f"{where} is finished: {seen}; raise --duration to go on")
+            return where
+        if world.is_main:
+            _write_description(run, state, origins)
+        _say_how_it_starts(run, state, saved)
+        run.stop = StopRequest(stop_after)
+        with run.stop.listening():
+            training.train(run, state)
+        log.say(
+            f"finished: {state.images_seen:,} images; draw with `gansmith sample grid {where} --out grid.png`"
+        )
+        log.event("finished", images_seen=state.images_seen)
+    return where
 
 
-def _start(
+def _announce(
+    summary: announce.DataSummary,
+    saved: resuming.Saved | None,
     config: Config,
     origins: Mapping[str, str],
-    out: Path,
-    folder: Path,
+    chosen: precision.Precision,
     world: World,
-    stop_after: float | None,
-    allow_change: Sequence[str],
-    dry_run: bool,
-    stack: ExitStack,
-) -> None:
-    # 1. Cheap failures first: settings that need no data.
-    objective = objectives.find(config.loss.objective)
-    chosen = precision.choose(config.train.precision, world.device)
-    precision.set_up(deterministic=config.train.deterministic, tf32=config.train.tf32)
-    _check_allowed(allow_change)
+    log: RunLog,
+) -> tuple[int, int, batching.Sizes, int]:
+    """Checks the data, makes the automatic choices and says what is going to happen.
 
-    # 2. The folder is ours alone, and what it holds is a run of this configuration, or nothing.
-    if not dry_run:
-        stack.enter_context(_owned(out, folder, world))
-    log = RunLog(None if dry_run else out, world, config.log.tensorboard)
-    found = checkpoints.latest(folder, log.warn)
-    saved = checkpoints.read_record(found) if found else None
-    changes = _compare(saved, config, allow_change) if saved else []
-
-    # 3. The data, prepared once if it was not.
-    if dry_run:
-        summary = announce.peek(config)
-    else:
-        dataset = _open(config, world)
-        summary = announce.summarise(dataset)
-    num_classes = announce.num_classes(config, summary)
+    Returns the networks' classes, the BatchNorm group, the batches and the duration in images.
+    """
     announce.check_data(config, summary)
-
-    # 4. Automatic choices.
-    group = saved["resolved"]["bn_group"] if saved else batching.bn_group(config)
+    num_classes = announce.num_classes(config, summary)
+    group = (saved.bn_group if saved else None) or batching.bn_group(config)
     sizes = batching.resolve(config, group, world.size)
     duration = images(config.train.duration, summary.num_images)
-
-    # 5. Say what is going to happen.
     announce.settings(log, config, origins, chosen, sizes, group, world, duration)
     announce.data(log, summary)
     announce.networks(log, config, num_classes, sizes)
-    if dry_run:
-        log.say(f"dry run: nothing was written; without --dry-run this trains in {out}")
-        return
+    return num_classes, group, sizes, duration
 
-    # 6. Build, or restore.
-    sets = (SetRef(dataset.content_hash, len(dataset)),)
-    order = Order(
-        seed=config.train.seed,
-        segments=(Segment(0, sets),),
-        balanced=config.data.balanced,
-        labels=dataset.labels if config.data.balanced else None,
-    )
-    if saved:
-        order = _continued_order(saved, order, dataset, num_classes, allow_change)
+
+def _ready(
+    config: Config,
+    origins: Mapping[str, str],
+    chosen: precision.Precision,
+    world: World,
+    log: RunLog,
+    saved: resuming.Saved | None,
+    out: Path,
+    allow_change: Sequence[str],
+) -> tuple[training.Run, states.State]:
+    """Opens the data, builds the networks or restores them, and puts together what the loop needs."""
+    dataset = _open(config, world)
+    if world.share(dataset.content_hash) != dataset.content_hash:
+        raise UserError(
+            f"process {world.rank} sees other images at --data {config.data.path} than process 0."
+        )
+    summary = announce.summarise(dataset)
+    num_classes, group, sizes, duration = _announce(summary, saved, config, origins, chosen, world, log)
+    order = resuming.order(saved, config, dataset, num_classes, allow_change)
     state = states.build(config, num_classes, group, order, world, chosen.dtype)
-    if saved and found:
-        states.restore(state, checkpoints.read_tensors(found))
-        states.restore_record(state, saved)
-    if saved and state.images_seen >= duration:
-        log.say(f"{out} is finished: {state.images_seen:,} of {duration:,} images; raise --duration to go on")
-        return
+    if saved:
+        states.restore(state, read_tensors(saved.path))
+        states.restore_record(state, saved.record)
+
+    def amount(value: str | int) -> int:
+        return max(1, images(value, len(dataset)))
 
     run = training.Run(
         config=config,
         world=world,
         precision=chosen,
         dataset=dataset,
-        feed=_feed(config, dataset, order, num_classes),
-        objective=objective,
+        feed=Feed(
+            dataset,
+            order,
+            flip=config.data.flip,
+            labels=config.data.labels,
+            num_classes=num_classes,
+            crop=config.model.resolution if config.data.random_crop else None,
+            workers=config.data.workers,
+        ),
+        objective=objectives.find(config.loss.objective),
         log=log,
-        stop=StopRequest(stop_after),
+        stop=StopRequest(),
         out=out,
-        checkpoints=folder,
+        checkpoints=out / "checkpoints",
         num_classes=num_classes,
+        drawn_classes=announce.drawn_classes(config, dataset),
         bn_group=group,
         batch_g=sizes.batch_g,
         micro_batch=sizes.micro_batch,
         micro_batch_g=sizes.micro_batch_g,
         every={
-            "status": images(config.log.status_every, len(dataset)),
-            "snapshot": images(config.log.snapshot_every, len(dataset)),
-            "checkpoint": images(config.log.checkpoint_every, len(dataset)),
+            "status": amount(config.log.status_every),
+            "snapshot": amount(config.log.snapshot_every),
+            "checkpoint": amount(config.log.checkpoint_every),
         },
         duration=duration,
-        ema_half_life=images(config.ema.half_life, len(dataset)),
+        ema_half_life=amount(config.ema.half_life),
         ema_start=images(config.ema.start, len(dataset)),
     )
-    if world.is_main:
-        _write_description(run, state, origins)
-    if saved:
-        log.say(f"going on at {state.images_seen:,} images, step {state.step:,}, from {found}")
-        for path, old, new in changes:
-            log.say(f"  changed: {path} {old} → {new}")
-        log.event("resume", images_seen=state.images_seen, changes=[list(change) for change in changes])
-    else:
-        log.event("start", images_seen=0)
-    with run.stop.listening():
-        training.train(run, state)
-    log.say(f"finished: {state.images_seen:,} images; draw with `gansmith sample grid {out}`")
-    log.event("finished", images_seen=state.images_seen)
+    return run, state
 
 
-def _stem(path: str) -> str:
-    return Path(path.removeprefix("builtin:").rstrip("/")).name.split(".")[0] or "data"
-
-
-def _check_allowed(allow_change: Sequence[str]) -> None:
-    known = {path for path, kind in configuration.fields().items() if kind == "identity"} | {"data"}
-    for path in allow_change:
-        if path not in known:
-            raise UserError(f"--allow-change {path}: no such identity setting; {unknown_key(path)}.")
-
-
-@contextmanager
-def _owned(out: Path, folder: Path, world: World) -> Iterator[None]:
-    """Rank 0 makes the run's folders and holds their lock as long as it trains."""
-    if not world.is_main:
-        world.barrier()
-        yield
-        return
-    if out.is_dir() and any(out.iterdir()) and not _is_run(out):
-        raise UserError(f"--out {out} holds other files and is no gansmith run; give a new folder.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("a+")
-    except OSError as error:
-        raise UserError(
-            f"--out {out}: the folder cannot be written ({error.strerror}); give another."
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise UserError(f"--out {out} is in use by {lock.read().strip() or 'another process'}.") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}")
-        lock.flush()
-        checkpoints.remove_leftovers(folder)
-        checkpoints.remove_leftovers(out / "snapshots")
-        world.barrier()
-        yield
-
-
-def _is_run(out: Path) -> bool:
-    return any((out / name).exists() for name in ("config.yaml", ".lock", "checkpoints"))
-
-
-def _compare(
-    saved: dict[str, Any], config: Config, allow_change: Sequence[str]
-) -> list[tuple[str, Any, Any]]:
-    """What differs from the saved configuration. Raises UserError for identity settings not allowed to
-    change.
-    """
-    changes = configuration.diff(configuration.from_flat(saved["config"]), config)
-    kinds = configuration.fields()
-    refused = [
-        change for change in changes if kinds[change[0]] == "identity" and change[0] not in allow_change
-    ]
-    if refused:
-        listed = "\n".join(f"  - {path}: {old} → {new}" for path, old, new in refused)
-        flags = " ".join(f"--allow-change {path}" for path, _, _ in refused)
-        raise UserError(
-            f"this run was trained with other settings, and they are part of what it is:\n{listed}\n"
-            f"Go back to them, use another --out, or add {flags}."
-        )
-    return [change for change in changes if change[0] != "preset"]
+def _stem(config: Config) -> str:
+    path = (config.data.path or "").removeprefix("builtin:").rstrip("/")
+    return Path(path).name.split(".")[0] or "data"
 
 
 def _open(config: Config, world: World) -> Dataset:
-    """Rank 0 prepares unprepared data while the others wait; then all open the same prepared set."""
-    options = announce.prepare_options(config)
+    """The prepared data. Whoever comes first prepares what is not; the others wait at its lock, not in a
+    collective that would time out."""
     assert config.data.path is not None
-    if world.is_main:
-        dataset = open_dataset(config.data.path, **options)
-    world.barrier()
-    return dataset if world.is_main else open_dataset(config.data.path, **options)
+    with open(os.devnull, "w") as nowhere, ExitStack() as stack:
+        if not world.is_main:
+            stack.enter_context(redirect_stdout(nowhere))
+        return open_dataset(config.data.path, **announce.prepare_options(config))
 
 
-def _continued_order(
-    saved: dict[str, Any], order: Order, dataset: Dataset, num_classes: int, allow_change: Sequence[str]
-) -> Order:
-    """The saved stream; other data opens a new segment at the present position, if that is allowed."""
-    if saved["resolved"]["num_classes"] != num_classes:
-        raise UserError(
-            f"--data has {num_classes} classes, the run was trained with {saved['resolved']['num_classes']}."
-        )
-    continued = Order.from_json(saved["order"], labels=order.labels)
-    if saved["data"]["content_hash"] == dataset.content_hash:
-        return continued
-    if "data" not in allow_change:
-        raise UserError(
-            f"--data is not what this run was trained on ({dataset.content_hash[:12]}, {len(dataset):,} "
-            f"images, instead of {saved['data']['content_hash'][:12]}, {saved['data']['images']:,}); "
-            "add --allow-change data to go on with it."
-        )
-    return continued.opened_at(saved["images_seen"], order.segments[0].sets)
-
-
-def _feed(config: Config, dataset: Dataset, order: Order, num_classes: int) -> Feed:
-    return Feed(
-        dataset,
-        order,
-        flip=config.data.flip,
-        labels=config.data.labels,
-        num_classes=num_classes,
-        crop=config.model.resolution if config.data.random_crop else None,
-        workers=config.data.workers,
-    )
+def _say_how_it_starts(run: training.Run, state: states.State, saved: resuming.Saved | None) -> None:
+    if saved is None:
+        run.log.event("start", images_seen=0)
+        return
+    run.log.say(f"going on at {state.images_seen:,} images, step {state.step:,}, from {saved.path}")
+    for path, old, new in saved.changes:
+        run.log.say(f"  changed: {path} {old} → {new}")
+    run.log.event("resume", images_seen=state.images_seen, changes=[list(change) for change in saved.changes])
 
 
 def _write_description(run: training.Run, state: states.State, origins: Mapping[str, str]) -> None:
@@ -295,9 +209,8 @@ def _write_description(run: training.Run, state: states.State, origins: Mapping[
         if state.images_seen == 0:
             drawn = states.replica(state.G.net)
             grids.estimate_statistics(drawn, run.config, run.num_classes, run.bn_group, run.precision)
-            grids.draw_samples(
-                run.out / "samples" / "init.png", drawn, run.config, run.dataset, run.precision, run.bn_group
-            )
+            init = run.out / "samples" / "init.png"
+            grids.draw_samples(init, drawn, run.config, run.dataset, run.precision, run.bn_group)
     except OSError as error:
         raise UserError(
             f"--out {run.out}: cannot be written ({error}); free space or give another."

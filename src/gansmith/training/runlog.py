@@ -4,11 +4,13 @@
 stop training: what cannot be written is said once on the terminal and then left.
 """
 
+import contextlib
 import json
+import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -48,15 +50,15 @@ class RunLog:
     def say(self, text: str = "") -> None:
         """A line for people."""
         if self.speaks:
-            print(text, flush=True)
+            _print(text, sys.stdout)
             self._append("log.txt", text)
 
     def warn(self, text: str) -> None:
         """A line that matters, on stderr, and an event."""
         if self.speaks:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            _print(f"warning: {text}", sys.stderr)
             self._append("log.txt", f"warning: {text}")
-            self._append("metrics.jsonl", json.dumps({"type": "warning", "time": time.time(), "text": text}))
+            self.event("warning", text=text)
 
     def status(self, row: dict[str, Any]) -> None:
         """One row of numbers: the printed line is made from the logged object."""
@@ -64,28 +66,31 @@ class RunLog:
             return
         shown = [f"{name} {show(row[key], how)}" for name, key, how in COLUMNS if row.get(key) is not None]
         self.say("  ".join(shown))
-        self._append("metrics.jsonl", json.dumps({"type": "status", "time": time.time()} | row))
+        self.event("status", **row)
         if self._board is not None:
             for key, value in row.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(key, value, row["images_seen"])
+                for name, number in value.items() if isinstance(value, dict) else [("", value)]:
+                    if number is not None:
+                        self._board.add_scalar(f"{key}/{name}" if name else key, number, row["images_seen"])
             self._board.flush()
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Something that happened, for metrics.jsonl only."""
-        self._append("metrics.jsonl", json.dumps({"type": kind, "time": time.time()} | fields))
+        """One object for metrics.jsonl; numbers that are not finite become null, as JSON has none."""
+        finite = {key: None if _is_broken(value) else value for key, value in fields.items()}
+        self._append("metrics.jsonl", json.dumps({"type": kind, "time": time.time()} | finite))
 
     def _append(self, name: str, line: str) -> None:
         if self.out is None or name in self._broken:
             return
         try:
-            with (self.out / name).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with (self.out / name).open("ab+") as file:
+                # A kill may have cut the last line; the next one must not continue it.
+                if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
+                    line = "\n" + line
+                file.write(line.encode() + b"\n")
         except OSError as error:
             self._broken.add(name)
-            print(
-                f"warning: {self.out / name} can no longer be written ({error})", file=sys.stderr, flush=True
-            )
+            _print(f"warning: {self.out / name} can no longer be written ({error})", sys.stderr)
 
 
 class Averages:
@@ -110,6 +115,16 @@ class Averages:
         world.sum(means)
         self.sums, self.counts = {}, {}
         return {key: value / world.size for key, value in zip(keys, means.tolist())}
+
+
+def _print(text: str, stream: TextIO) -> None:
+    # A full disk behind the terminal, or no terminal any more, is no reason to stop training.
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=stream, flush=True)
+
+
+def _is_broken(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def show(value: Any, how: str) -> str:

@@ -100,7 +100,7 @@ def checkpoint(run: "Run", state: State) -> str:
                 newest=run.config.log.keep_checkpoints,
                 spaced=run.config.log.keep_spaced,
                 gigabytes=run.config.log.keep_gigabytes,
-                protected=_protected(run.out),
+                protected=_protected(run.out) | {path.name},
             )
     run.world.barrier()
     return sentence

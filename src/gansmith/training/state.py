@@ -109,6 +109,8 @@ def build(
         G, D = networks(config, num_classes)
     for net in (G, D):
         net.to(world.device)
+        # One node's orthogonal factors need not be the other's.
+        world.copy_from_main(net.state_dict().values())
         if config.train.channels_last:
             layers.set_channels_last(net)
         spectral.converge(net)

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,10 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes over SIGTERM and SIGINT for as long as it lasts."""
+        """Takes over SIGTERM and SIGINT for as long as it lasts (in a thread: only the time limit counts)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def note(number: int, frame: FrameType | None) -> None:
             self.signal = signal.Signals(number)

@@ -50,10 +50,20 @@ def save(path: str | Path, G: Generator, *, D: Discriminator | None = None, info
     }
     tensors = _state("G", G) | (_state("D", D) if D is not None else {})
     with files.replacing(Path(path)) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # safetensors writes files that only their owner can read
-        save_file(tensors, temporary, metadata={"gansmith": json.dumps(described)})
-        temporary.chmod(mode)
+        write_tensors(tensors, temporary, {"gansmith": json.dumps(described)})
+
+
+def write_tensors(
+    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file with the permissions any new file has. Raises OSError when the disk is full."""
+    path.touch()
+    mode = path.stat().st_mode  # the library writes files that only their owner can read
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:  # and reports a full disk in its own way
+        raise OSError(f"{path.name}: {error}") from error
+    path.chmod(mode)
 
 
 def _state(name: str, net: nn.Module) -> dict[str, torch.Tensor]:

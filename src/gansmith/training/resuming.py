@@ -1,0 +1,112 @@
+"""Going on: from which checkpoint, with which changes, at which place of the data; or refusing to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gansmith import config as configuration
+from gansmith.config import Config
+from gansmith.config.merge import unknown_key
+from gansmith.data.order import Order, Segment, SetRef
+from gansmith.data.shards import Dataset
+from gansmith.errors import UserError
+from gansmith.training import checkpoint as checkpoints
+from gansmith.training.distributed import World
+
+# What every position of the streams depends on; a change would be a new run under an old name.
+UNCHANGEABLE = ("train.seed", "data.balanced")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint to go on from: its folder, its record, and what differs now (path, old, new)."""
+
+    path: Path
+    record: dict[str, Any]
+    changes: list[tuple[str, Any, Any]]
+
+    @property
+    def bn_group(self) -> int | None:
+        """The group the run has, unless `bn.group` is what was changed."""
+        changed = any(path == "bn.group" for path, _, _ in self.changes)
+        return None if changed else self.record["resolved"]["bn_group"]
+
+
+def find(
+    folder: Path,
+    config: Config,
+    allow_change: Sequence[str],
+    world: World,
+    warn: checkpoints.Warn,
+    dry_run: bool,
+) -> Saved | None:
+    """The newest undamaged checkpoint below `folder`, the same one on every rank; None for a new run.
+
+    Damaged ones are set aside (renamed), so that they neither count nor get in the way. Raises UserError for
+    changed identity settings that are not allowed, and where a rank does not see the checkpoint.
+    """
+    _check_allowed(allow_change)
+    path = checkpoints.latest(folder, warn) if world.is_main else None
+    if path is not None and world.is_main and not dry_run:
+        checkpoints.set_aside(folder, newer_than=path)
+    path = world.share(path)
+    if path is None:
+        return None
+    if not (path / "state.json").exists():
+        raise UserError(f"process {world.rank} does not see {path}: all nodes need the same --out folder.")
+    record = checkpoints.read_record(path)
+    return Saved(path, record, _changes(record, config, allow_change))
+
+
+def _check_allowed(allow_change: Sequence[str]) -> None:
+    known = {path for path, kind in configuration.fields().items() if kind == "identity"} | {"data"}
+    for path in allow_change:
+        if path not in known:
+            raise UserError(f"--allow-change {path}: no such identity setting; {unknown_key(path)}.")
+
+
+def _changes(
+    record: dict[str, Any], config: Config, allow_change: Sequence[str]
+) -> list[tuple[str, Any, Any]]:
+    changes = configuration.diff(configuration.from_flat(record["config"]), config)
+    kinds = configuration.fields()
+    refused = [
+        change
+        for change in changes
+        if kinds[change[0]] == "identity" and (change[0] not in allow_change or change[0] in UNCHANGEABLE)
+    ]
+    if refused:
+        listed = "\n".join(f"  - {path}: {old} → {new}" for path, old, new in refused)
+        allowable = [path for path, _, _ in refused if path not in UNCHANGEABLE]
+        flags = " ".join(f"--allow-change {path}" for path in allowable)
+        raise UserError(
+            f"this run was trained with other settings, and they are part of what it is:\n{listed}\n"
+            f"Go back to them, or use another --out{f', or add {flags}' if flags else ''}."
+        )
+    return [change for change in changes if change[0] != "preset"]
+
+
+def order(
+    saved: Saved | None, config: Config, dataset: Dataset, num_classes: int, allow_change: Sequence[str]
+) -> Order:
+    """The data stream: new, continued, or with a new segment at the present position for other data."""
+    sets = (SetRef(dataset.content_hash, len(dataset)),)
+    labels = dataset.labels if config.data.balanced else None
+    if saved is None:
+        return Order(config.train.seed, (Segment(0, sets),), config.data.balanced, labels)
+    record = saved.record
+    if record["resolved"]["num_classes"] != num_classes:
+        raise UserError(
+            f"--data has {num_classes} classes, the run was trained with {record['resolved']['num_classes']}."
+        )
+    continued = Order.from_json(record["order"], labels=labels)
+    if record["data"]["content_hash"] == dataset.content_hash:
+        return continued
+    if "data" not in allow_change:
+        raise UserError(
+            f"--data is not what this run was trained on ({dataset.content_hash[:12]}, {len(dataset):,} "
+            f"images, instead of {record['data']['content_hash'][:12]}, {record['data']['images']:,}); "
+            "add --allow-change data to go on with it."
+        )
+    return continued.opened_at(record["images_seen"], sets)

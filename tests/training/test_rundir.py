@@ -1,0 +1,99 @@
+"""Folders of a run: whose they are, checkpoints elsewhere, and nothing left behind after a mistake."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from gansmith.errors import UserError
+from gansmith.training import checkpoint
+from gansmith.training.run import train
+
+SHORT = {"train.duration": 16, "log.snapshot_every": 1000}
+
+
+def test_checkpoints_on_another_disk_are_found_from_the_runs_folder_alone(tiny, tmp_path, capsys):
+    run = tiny("run", SHORT, checkpoint_dir=tmp_path / "disk")
+    assert [path.name for path in checkpoint.listed(tmp_path / "disk")] == ["000000000016"]
+    train(out=run, settings={"train.duration": 32})
+    assert "going on at 16 images" in capsys.readouterr().out
+    assert [path.name for path in checkpoint.listed(tmp_path / "disk")] == ["000000000016", "000000000032"]
+
+
+def test_two_runs_do_not_share_a_checkpoint_folder(tiny, tmp_path):
+    tiny("one", SHORT, checkpoint_dir=tmp_path / "disk")
+    with pytest.raises(UserError, match="holds the checkpoints of another run"):
+        tiny("two", SHORT, checkpoint_dir=tmp_path / "disk")
+    assert not (tmp_path / "two").exists()
+
+
+def test_moving_the_checkpoint_folder_is_explained(tiny, tmp_path):
+    tiny("run", SHORT)
+    with pytest.raises(UserError, match="leave the flag out, or move them there"):
+        tiny("run", SHORT, checkpoint_dir=tmp_path / "disk")
+
+
+@pytest.mark.parametrize("data", ["nowhere", "builtin:letters"])
+def test_a_mistake_leaves_no_folder_behind(tmp_path, data):
+    with pytest.raises(UserError):
+        train(data, None, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_there_before_a_mistake_stays(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError):
+        train("nowhere", None, tmp_path / "run")
+    assert (tmp_path / "run").is_dir()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        tiny("file/run")
+
+
+def test_a_changed_group_is_the_group_that_trains(tiny, capsys):
+    tiny("run", SHORT)
+    capsys.readouterr()
+    run = tiny("run", SHORT | {"train.duration": 32, "bn.group": 8}, allow_change=["bn.group"])
+    assert "BatchNorm groups of 8" in capsys.readouterr().out
+    assert checkpoint.read_record(checkpoint.listed(run / "checkpoints")[-1])["resolved"]["bn_group"] == 8
+
+
+@pytest.mark.parametrize("change", [{"data.balanced": True}, {"train.seed": 1}])
+def test_what_every_position_depends_on_cannot_be_allowed_to_change(tiny, change):
+    tiny("run", SHORT)
+    (path,) = change
+    with pytest.raises(UserError, match=f"{path}: [\\s\\S]*use another --out\\.$"):
+        tiny("run", SHORT | change, allow_change=[path])
+
+
+def test_a_status_without_finite_numbers_is_valid_json(tmp_path):
+    from gansmith.training.distributed import World
+    from gansmith.training.runlog import RunLog
+
+    log = RunLog(tmp_path, World(0, 1, torch.device("cpu")))
+    (tmp_path / "metrics.jsonl").write_text('{"type": "status", "images')  # cut by a kill
+    log.event("status", images_seen=8, loss_d=float("nan"))
+    cut, whole = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(whole, parse_constant=pytest.fail)
+    assert (row["images_seen"], row["loss_d"]) == (8, None)
+    assert cut.endswith("images")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_behind_the_terminal_does_not_stop_a_run(tmp_path, monkeypatch):
+    import sys
+
+    from gansmith.training.distributed import World
+    from gansmith.training.runlog import RunLog
+
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        RunLog(tmp_path, World(0, 1, torch.device("cpu"))).say("status")
+        monkeypatch.undo()
+        with pytest.raises(OSError, match="No space"):
+            full.close()
+    assert (tmp_path / "log.txt").read_text() == "status\n"
