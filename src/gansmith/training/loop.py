@@ -20,12 +20,13 @@ from gansmith.data.feed import Feed, to_device
 from gansmith.data.order import slices
 from gansmith.data.shards import Dataset
 from gansmith.errors import Diverged, Stopped
+from gansmith.hardware import peak_memory_gib
 from gansmith.models import spectral
 from gansmith.sampling import latents
 from gansmith.training import ema, saving, schedule
 from gansmith.training.distributed import World
 from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
-from gansmith.training.precision import Precision, peak_memory_gib
+from gansmith.training.precision import Precision
 from gansmith.training.runlog import Averages, RunLog
 from gansmith.training.state import Player, State
 from gansmith.training.stopping import StopRequest

@@ -10,7 +10,6 @@ import torch
 
 from gansmith import hardware
 from gansmith.errors import UserError
-from gansmith.hardware import peak_memory_gib as peak_memory_gib
 
 
 @dataclass(frozen=True)
