@@ -142,6 +142,7 @@ class TrainConfig(Section):
     seed: int = identity(0, "of initial weights, data order and noise", ge=0)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = free("auto", "arithmetic of forward and backward")
     tf32: bool = free(False, "TF32 matrix products where the arithmetic is fp32 (CUDA)")
+    threads: int | None = free(None, "threads per process on a CPU; None = one per core", ge=1)
     channels_last: bool = free(True, "NHWC memory layout")
     deterministic: bool = free(True, "runs repeat bit for bit; False lets CUDA choose faster kernels")
     max_skipped: int = free(20, "steps with non-finite gradients in a row before the run gives up", ge=1)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gansmith import config as configuration
-from gansmith.config import Config
+from gansmith.config import Config, images
 from gansmith.data.ensure import expect_dataset
 from gansmith.data.shards import ClassInfo, Dataset
 from gansmith.errors import UserError
@@ -97,17 +97,35 @@ def check_data(config: Config, data: DataSummary) -> None:
         )
 
 
-def settings(
-    log: RunLog,
-    config: Config,
-    origins: Mapping[str, str],
-    precision: Precision,
-    sizes: Sizes,
-    group: int,
-    world: World,
-    duration: int,
-) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """What is decided before the data is opened."""
+
+    config: Config
+    origins: Mapping[str, str]
+    precision: Precision
+    sizes: Sizes
+    bn_group: int
+    world: World
+
+
+def everything(log: RunLog, plan: Plan, summary: DataSummary) -> None:
+    """Refuses data that cannot train this configuration, else says what is going to happen."""
+    check_data(plan.config, summary)
+    settings(log, plan, images(plan.config.train.duration, summary.num_images))
+    data(log, summary)
+    networks(log, plan.config, num_classes(plan.config, summary), plan.sizes)
+
+
+def settings(log: RunLog, plan: Plan, duration: int) -> None:
     """What differs from the preset, and every automatic choice with its reason."""
+    config, origins, precision, sizes, world = (
+        plan.config,
+        plan.origins,
+        plan.precision,
+        plan.sizes,
+        plan.world,
+    )
     preset = configuration.load(config.preset)[0] if config.preset else Config()
     log.say(f"preset {config.preset}" if config.preset else "no preset: the defaults are BigGAN's at 128 px")
     for path, old, new in configuration.diff(preset, config):
@@ -116,14 +134,15 @@ def settings(
     log.say(f"{processes}, {precision.name} ({precision.reason})")
     d_step = f"batch {sizes.batch} in micro-batches of {sizes.micro_batch}"
     g_step = f"batch {sizes.batch_g} in micro-batches of {sizes.micro_batch_g}"
-    log.say(f"{config.optim.d_steps} × D: {d_step};  G: {g_step};  BatchNorm groups of {group}")
+    log.say(f"{config.optim.d_steps} × D: {d_step};  G: {g_step};  BatchNorm groups of {plan.bn_group}")
     per_step = config.optim.d_steps * sizes.batch
     log.say(f"duration {duration:,} images = {-(-duration // per_step):,} steps of {per_step} images")
 
 
 def data(log: RunLog, summary: DataSummary) -> None:
     counts = [info.count for info in summary.classes]
-    spread = f", {min(counts):,} to {max(counts):,} images each" if counts else ""
+    sizes = sorted({min(counts), max(counts)}) if counts else []
+    spread = f", {' to '.join(f'{size:,}' for size in sizes)} images each" if counts else ""
     log.say(f"data {summary.where}: {summary.num_images:,} images, {summary.num_classes} classes{spread}")
 
 

@@ -62,8 +62,8 @@ def _micro_batch(
     if asked not in possible:
         near = sorted(possible, key=lambda m: abs(m - asked))[:4]
         raise UserError(
-            f"{name} {asked} does not divide {batch_name} {batch} over {world} "
-            f"process{'es' if world > 1 else ''} in BatchNorm groups of {group}; "
+            f"{name} {asked} does not fit: {batch_name} {batch} must be cut into equal micro-batches of "
+            f"whole BatchNorm groups of {group} (bn.group) over {world} process{'es' if world > 1 else ''}; "
             f"possible: {', '.join(map(str, sorted(near)))}, or auto."
         )
     return asked

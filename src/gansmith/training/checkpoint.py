@@ -84,15 +84,18 @@ def latest(folder: Path, warn: Warn) -> Path | None:
     Raises UserError when there are checkpoints and all are damaged: starting again silently would lose the
     run.
     """
-    there = listed(folder)
-    for path in reversed(there):
+    damaged: list[str] = []
+    for path in reversed(listed(folder)):
         if (wrong := problem(path)) is None:
+            for text in damaged:
+                warn(f"checkpoint {text}; {path.name} is used instead")
             return path
-        warn(f"checkpoint {path} is damaged: {wrong}; the one before is used")
-    if there:
+        damaged.append(f"{path} is damaged: {wrong}")
+    if damaged:
         raise UserError(
-            f"every checkpoint below {folder} is damaged; restore one from a copy, "
-            "or start anew with another --out."
+            "no checkpoint of this run is whole:\n"
+            + "".join(f"  - {text}\n" for text in damaged)
+            + "Restore one from a copy, or start anew with another --out."
         )
     return None
 

@@ -48,10 +48,12 @@ def choose(asked: str, device: torch.device) -> Precision:
     return Precision(dtype, "as asked", device.type)
 
 
-def set_up(*, deterministic: bool, tf32: bool) -> None:
+def set_up(*, deterministic: bool, tf32: bool, threads: int | None = None) -> None:
     """Process-wide switches. Call once, before networks are built."""
     hardware.set_tf32(tf32)
     hardware.set_deterministic(deterministic)
+    if threads is not None:
+        torch.set_num_threads(threads)
     keep_large_blocks()
 
 

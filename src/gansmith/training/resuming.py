@@ -14,8 +14,13 @@ from gansmith.errors import UserError
 from gansmith.training import checkpoint as checkpoints
 from gansmith.training.distributed import World
 
-# What every position of the streams depends on; a change would be a new run under an old name.
-UNCHANGEABLE = ("train.seed", "data.balanced")
+# What every position of the streams depends on, and what the saved tensors are the shapes of.
+UNCHANGEABLE = {"train.seed", "data.balanced"} | {
+    path
+    for path in configuration.fields()
+    if path.startswith("model.")
+    and path not in ("model.latent", "model.init", "model.bn_eps", "model.sn_eps")
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,15 @@ class Saved:
     path: Path
     record: dict[str, Any]
     changes: list[tuple[str, Any, Any]]
+
+    @property
+    def images_seen(self) -> int:
+        return int(self.record["images_seen"])
+
+    @property
+    def epoch(self) -> int:
+        """Images of the data set it was trained on last."""
+        return int(self.record["data"]["images"])
 
     @property
     def bn_group(self) -> int | None:
@@ -80,9 +94,11 @@ def _changes(
         listed = "\n".join(f"  - {path}: {old} → {new}" for path, old, new in refused)
         allowable = [path for path, _, _ in refused if path not in UNCHANGEABLE]
         flags = " ".join(f"--allow-change {path}" for path in allowable)
+        # Where one of them can never change, the others' flags would only lead to the next refusal.
+        way_out = f", or add {flags}" if len(allowable) == len(refused) else ""
         raise UserError(
             f"this run was trained with other settings, and they are part of what it is:\n{listed}\n"
-            f"Go back to them, or use another --out{f', or add {flags}' if flags else ''}."
+            f"Go back to them, or use another --out{way_out}."
         )
     return [change for change in changes if change[0] != "preset"]
 
@@ -98,7 +114,8 @@ def order(
     record = saved.record
     if record["resolved"]["num_classes"] != num_classes:
         raise UserError(
-            f"--data has {num_classes} classes, the run was trained with {record['resolved']['num_classes']}."
+            f"--data has {num_classes} classes, this run was trained with "
+            f"{record['resolved']['num_classes']} on other images; go back to its data, or use another --out."
         )
     continued = Order.from_json(record["order"], labels=labels)
     if record["data"]["content_hash"] == dataset.content_hash:

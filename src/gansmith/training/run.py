@@ -50,30 +50,41 @@ def train(
     if config_file is None and preset is None and own is not None and own.exists():
         config_file = own  # gansmith train --out RUN: the run knows its own recipe
     config, origins = configuration.load(preset, Path(config_file) if config_file else None, overrides)
+    if config.data.path is None and own is not None and own.exists():  # nor does it forget its data
+        overrides["data.path"] = configuration.load(file=own)[0].data.path
+        config, origins = configuration.load(preset, Path(config_file) if config_file else None, overrides)
     if config.data.path is None:
-        raise UserError("--data is missing: give a folder of images, a zip, … or builtin:digits.")
+        nothing = f"--out {out} holds no run to go on with, and " if out is not None else ""
+        raise UserError(f"{nothing}--data is missing: give a folder of images, a zip, … or builtin:digits.")
     where = Path(out) if out is not None else Path("runs") / f"{config.preset or 'run'}-{_stem(config)}"
     with ExitStack() as stack:
         world = stack.enter_context(joined(device))
         # Cheap failures first: settings that need neither data nor a folder.
         objectives.find(config.loss.objective)
         chosen = precision.choose(config.train.precision, world.device)
-        precision.set_up(deterministic=config.train.deterministic, tf32=config.train.tf32)
+        precision.set_up(
+            deterministic=config.train.deterministic, tf32=config.train.tf32, threads=config.train.threads
+        )
         # The folder is ours alone; what it holds is a run of this configuration, or nothing.
         if not dry_run:
             stack.enter_context(rundir.owned(where, Path(checkpoint_dir) if checkpoint_dir else None, world))
         log = RunLog(None if dry_run else where, world, config.log.tensorboard)
         folder = where / "checkpoints" if where.exists() else Path(checkpoint_dir or where / "checkpoints")
         saved = resuming.find(folder, config, allow_change, world, log.warn, dry_run)
+        group = (saved.bn_group if saved else None) or batching.bn_group(config)
+        sizes = batching.resolve(config, group, world.size)
+        plan = announce.Plan(config, origins, chosen, sizes, group, world)
+        if saved and saved.images_seen >= (goal := images(config.train.duration, saved.epoch)):
+            log.say(
+                f"{where} is finished: {saved.images_seen:,} of {goal:,} images; raise --duration to go on"
+            )
+            return where
         if dry_run:
-            _announce(announce.peek(config), saved, config, origins, chosen, world, log)
-            log.say(f"dry run: nothing was written; without --dry-run this trains in {where}")
+            announce.everything(log, plan, announce.peek(config))
+            going_on = f"goes on at {saved.images_seen:,} images" if saved else "starts"
+            log.say(f"dry run: nothing was written; without --dry-run this {going_on} in {where}")
             return where
-        run, state = _ready(config, origins, chosen, world, log, saved, where, allow_change)
-        if saved and state.images_seen >= run.duration:
-            seen = f"{state.images_seen:,} of {run.duration:,} images"
-            log.say(f"{where} is finished: {seen}; raise --duration to go on")
-            return where
+        run, state = _ready(plan, log, saved, where, allow_change)
         if world.is_main:
             _write_description(run, state, origins)
         _say_how_it_starts(run, state, saved)
@@ -87,49 +98,20 @@ def train(
     return where
 
 
-def _announce(
-    summary: announce.DataSummary,
-    saved: resuming.Saved | None,
-    config: Config,
-    origins: Mapping[str, str],
-    chosen: precision.Precision,
-    world: World,
-    log: RunLog,
-) -> tuple[int, int, batching.Sizes, int]:
-    """Checks the data, makes the automatic choices and says what is going to happen.
-
-    Returns the networks' classes, the BatchNorm group, the batches and the duration in images.
-    """
-    announce.check_data(config, summary)
-    num_classes = announce.num_classes(config, summary)
-    group = (saved.bn_group if saved else None) or batching.bn_group(config)
-    sizes = batching.resolve(config, group, world.size)
-    duration = images(config.train.duration, summary.num_images)
-    announce.settings(log, config, origins, chosen, sizes, group, world, duration)
-    announce.data(log, summary)
-    announce.networks(log, config, num_classes, sizes)
-    return num_classes, group, sizes, duration
-
-
 def _ready(
-    config: Config,
-    origins: Mapping[str, str],
-    chosen: precision.Precision,
-    world: World,
-    log: RunLog,
-    saved: resuming.Saved | None,
-    out: Path,
-    allow_change: Sequence[str],
+    plan: announce.Plan, log: RunLog, saved: resuming.Saved | None, out: Path, allow_change: Sequence[str]
 ) -> tuple[training.Run, states.State]:
     """Opens the data, builds the networks or restores them, and puts together what the loop needs."""
+    config, world, chosen, sizes, group = plan.config, plan.world, plan.precision, plan.sizes, plan.bn_group
     dataset = _open(config, world)
     if world.share(dataset.content_hash) != dataset.content_hash:
         raise UserError(
             f"process {world.rank} sees other images at --data {config.data.path} than process 0."
         )
     summary = announce.summarise(dataset)
-    num_classes, group, sizes, duration = _announce(summary, saved, config, origins, chosen, world, log)
+    num_classes = announce.num_classes(config, summary)
     order = resuming.order(saved, config, dataset, num_classes, allow_change)
+    announce.everything(log, plan, summary)
     state = states.build(config, num_classes, group, order, world, chosen.dtype)
     if saved:
         states.restore(state, read_tensors(saved.path))
@@ -168,7 +150,7 @@ def _ready(
             "snapshot": amount(config.log.snapshot_every),
             "checkpoint": amount(config.log.checkpoint_every),
         },
-        duration=duration,
+        duration=images(config.train.duration, len(dataset)),
         ema_half_life=amount(config.ema.half_life),
         ema_start=images(config.ema.start, len(dataset)),
     )
