@@ -138,6 +138,7 @@ def altered(change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -
         tensors = load_file(file)
         with safe_open(file, framework="pt") as opened:
             info = json.loads(opened.metadata()["gansmith"])
+        del info["sha256"]  # as in files of before: what else is wrong must be noticed without it
         change(tensors, info)
         save_file(tensors, file, metadata={"gansmith": json.dumps(info)})
 
@@ -195,6 +196,26 @@ def test_damaged_files_are_refused_with_one_message(
     with pytest.raises(UserError, match=message) as caught:
         snapshot.load(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("network", ["G", "D"])
+def test_one_flipped_bit_is_refused_where_it_is_loaded(file: Path, network: str) -> None:
+    with safe_open(file, framework="pt") as opened:
+        value = opened.get_tensor(f"{network}.linear.weight").numpy().tobytes()
+    content = bytearray(file.read_bytes())
+    place = content.index(value)
+    content[place] ^= 1  # the lowest bit of a mantissa: no NaN, no infinity
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"is damaged: the weights of {network} .*another snapshot") as caught:
+        snapshot.load(file, discriminator=True)
+    assert str(file) in str(caught.value)
+    if network == "D":
+        assert snapshot.load(file)[1] is None
+
+
+def test_files_without_a_hash_are_still_read(file: Path) -> None:
+    altered(lambda tensors, info: None)(file)
+    assert "sha256" not in snapshot.load(file)[2]
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -276,3 +297,7 @@ def test_missing_and_empty_runs_say_what_to_do(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         with pytest.raises(UserError, match="holds no snapshot and no checkpoint"):
             snapshot.find(tmp_path)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/1.JPG").touch()
+    with pytest.raises(UserError, match=f"`gansmith data inspect {tmp_path}`"):
+        snapshot.find(tmp_path)

@@ -6,9 +6,11 @@ checkpoint's `G_ema.safetensors` is such a file too. Nothing here executes what 
 how runs are trained.
 """
 
+import hashlib
 import json
 import re
 import warnings
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from gansmith.models.biggan import Discriminator, Generator
 FORMAT = "gansmith-snapshot"
 VERSION = 1
 CHECKPOINT_FILE = "G_ema.safetensors"
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 NUMBERED = re.compile(r"\d[\w.-]*")  # 000012345678…: temporary names start with a dot
 
 
@@ -34,9 +37,9 @@ def save(path: str | Path, G: Generator, *, D: Discriminator | None = None, info
 
     info: JSON-able; needs `latent`, `classes` [{id, name, count}], `images_seen`, `lineage`, `ema`,
     `statistics` (None, or what `sampling.statistics.estimate` returned for G's standing statistics) and
-    `config`. The networks' arguments and the versions are added here. G and D are not changed: their u and
-    v must be converged for their weights before, since nothing iterates on load. An OSError (disk full)
-    passes through.
+    `config`. The networks' arguments, their hashes and the versions are added here. G and D are not changed:
+    their u and v must be converged for their weights before, since nothing iterates on load. An OSError (disk
+    full) passes through.
     """
     missing = {"latent", "classes", "images_seen", "lineage", "ema", "statistics", "config"} - info.keys()
     assert not missing, f"snapshot info lacks {sorted(missing)}"
@@ -48,7 +51,9 @@ def save(path: str | Path, G: Generator, *, D: Discriminator | None = None, info
         "discriminator": D.kwargs if D is not None else None,
         "gansmith_version": gansmith.__version__,
     }
-    tensors = _state("G", G) | (_state("D", D) if D is not None else {})
+    states = {"G": _state(G)} | ({"D": _state(D)} if D is not None else {})
+    described["sha256"] = {prefix: fingerprint(state) for prefix, state in states.items()}
+    tensors = {f"{prefix}.{key}": value for prefix, state in states.items() for key, value in state.items()}
     with files.replacing(Path(path)) as temporary:
         write_tensors(tensors, temporary, {"gansmith": json.dumps(described)})
 
@@ -66,8 +71,18 @@ def write_tensors(
     path.chmod(mode)
 
 
-def _state(name: str, net: nn.Module) -> dict[str, torch.Tensor]:
-    return {f"{name}.{key}": value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+def _state(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+
+
+def fingerprint(state: dict[str, torch.Tensor]) -> str:
+    """Hex SHA-256 of a network's tensors (on the CPU): names, types, shapes and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load(
@@ -76,9 +91,9 @@ def load(
     """Rebuilds the networks of a snapshot, a checkpoint's or a run's newest one, on the CPU.
 
     Returns (G, D, info): G in eval mode with its normalised weights ready (from the stored u and v: nothing
-    iterates); D only when asked for and in the file. Raises UserError for a file that is missing, damaged,
-    foreign, written by a newer version, that does not fit its networks tensor by tensor, or that holds NaN or
-    infinity.
+    iterates); D only when asked for and in the file. Raises UserError for a file that is missing, damaged
+    (by the SHA-256 it carries; files of before it had one carry none), foreign, written by a newer version,
+    that does not fit its networks tensor by tensor, or that holds NaN or infinity.
     """
     file = find(path)
     info = describe(file)
@@ -97,6 +112,12 @@ def load(
                     states[prefix][name] = opened.get_tensor(key)
     except (SafetensorError, OSError) as error:
         raise UserError(_damaged(file, error)) from None
+    for prefix in wanted:
+        if info.get("sha256", {}).get(prefix, "") not in ("", fingerprint(states[prefix])):
+            raise UserError(
+                f"{file} is damaged: the weights of {prefix} are not what was written (SHA-256 differs); "
+                "use another snapshot of the run."
+            )
     G = _rebuild(Generator, info["generator"], states["G"], file)
     D = _rebuild(Discriminator, info["discriminator"], states["D"], file) if "D" in wanted else None
     return G, D, info
@@ -194,11 +215,24 @@ def find(path: str | Path) -> Path:
     ):
         if newest := _newest(candidates):
             return newest
+    if _holds_images(path):
+        raise UserError(
+            f"{path} holds images, no network; see them with `gansmith data inspect {path}`, or give a run, "
+            "snapshot or checkpoint."
+        )
     raise UserError(
         f"{path} holds no snapshot and no checkpoint; a run writes its first one when it has trained "
         "for a while: "
         "give another folder, or train on."
     )
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether a folder without networks is a prepared set or has images near its top; a run's are grids."""
+    near = list(islice(chain(path.glob("*"), path.glob("*/*")), 1000))
+    if any(file.name == "config.yaml" for file in near):
+        return False
+    return any(file.name == "dataset.json" or file.suffix.lower() in IMAGE_SUFFIXES for file in near)
 
 
 def _newest(candidates: list[Path]) -> Path | None:
