@@ -124,6 +124,11 @@ def test_inspect_prints_text_json_and_a_sheet(tmp_path, photos):
     width, height = Image.open(sheet).size
     assert height == 2 * 64 + 2
     assert width > 10 * 64
+    again = runner.invoke(data, ["inspect", str(photos), "--out", str(sheet)])
+    assert (
+        str(again.exception)
+        == f"--out {sheet} exists and is never overwritten; give another name or delete it."
+    )
     result = runner.invoke(data, ["inspect", str(photos), "--json"])
     record = json.loads(result.stdout)
     assert record["classes"] == [["cat", 6], ["dog", 5]]

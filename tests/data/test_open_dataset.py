@@ -27,6 +27,37 @@ def everything_below(root: Path) -> list[str]:
     return sorted(str(path) for path in root.rglob("*"))
 
 
+# --- what preparing by itself says
+
+
+def test_images_that_are_left_out_are_said(tmp_path, capsys):
+    root = folder(tmp_path / "photos", {"a": 3, "b": 3})
+    (root / "a" / "broken.png").write_bytes(b"nothing")
+    opened = open_dataset(root, resolution=32, cache_dir=tmp_path / "cache")
+    reason = "a/broken.png: not an image, or of an unknown format"
+    said = f"data: 1 image left out as unreadable ({reason}); all are listed in {opened.path}/rejected.csv\n"
+    assert said in capsys.readouterr().out
+
+
+def test_too_many_broken_images_name_a_command_that_accepts_them(tmp_path):
+    root = folder(tmp_path / "my photos", {"a": 3, "b": 3})
+    for number in range(4):
+        (root / "a" / f"{number}.jpg").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        open_dataset(root, resolution=32, crop="top", cache_dir=tmp_path / "cache")
+    command = (
+        f"gansmith data prepare '{root}' DEST --resolution 32 --crop top --channels 3 --max-rejected 0.5"
+    )
+    assert str(caught.value).endswith(f"or prepare it with `{command}` and train on DEST.")
+
+
+@pytest.mark.parametrize(("channels", "said"), [(1, True), (3, False)])
+def test_colour_that_gets_lost_is_said(tmp_path, capsys, channels, said):
+    root = folder(tmp_path / "photos", {"a": 3, "b": 3})
+    open_dataset(root, resolution=32, channels=channels, cache_dir=tmp_path / "cache")
+    assert ("note: the images are colour, the network is greyscale" in capsys.readouterr().out) == said
+
+
 # --- choices of a prepared set's own
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +183,13 @@ def test_resolution_and_channels_come_from_the_source_where_it_fixes_them(tmp_pa
     assert (settings.resolution, settings.channels) == (8, 1)
     with pytest.raises(UserError, match="--resolution is needed"):
         PrepareSettings().resolved(open_source(str(folder(tmp_path / "src", {"a": 1, "b": 1}))))
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder where nobody can create files")
+def test_a_destination_that_cannot_be_made_is_told_before_its_size(tmp_path):
+    root = folder(tmp_path / "src", {"a": 2, "b": 2})
+    with pytest.raises(UserError, match="/sys/p cannot be made: /sys is not writable"):
+        prepare(str(root), "/sys/p", AT_32, progress=False)
 
 
 def test_destinations_in_the_way(tmp_path):

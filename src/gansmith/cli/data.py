@@ -169,7 +169,7 @@ def _next_command(done: PreparedReport) -> str:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw a contact sheet, a row per class, into this PNG.",
+    help="Draw a contact sheet, a row per class, into this new PNG.",
 )
 @click.option("--unconditional", is_flag=True, help="Ignore classes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -180,6 +180,8 @@ def inspect(path: str, out: Path | None, unconditional: bool, as_json: bool) -> 
     """
     if out is not None and (out.suffix.lower() != ".png" or not out.absolute().parent.is_dir()):
         raise UserError(f"--out {out} must end in .png and lie in a folder that exists.")
+    if out is not None and out.exists():
+        raise UserError(f"--out {out} exists and is never overwritten; give another name or delete it.")
     found = inspection.inspect(path, unconditional=unconditional)
     if as_json:
         record = {**dataclasses.asdict(found), "imbalance": found.imbalance}

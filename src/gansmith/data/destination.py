@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,13 @@ def is_finished(dest: Path, src: str, identity: dict[str, Any], fingerprint: str
     parent = next(p for p in (dest, *dest.absolute().parents) if p.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"{dest} cannot be made: {parent} is not writable; give a folder elsewhere.")
+    try:
+        tempfile.TemporaryFile(dir=parent).close()  # what permissions say is not all, as in /sys
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(
+            f"{dest} cannot be made: {parent} is not writable ({why}); give a folder elsewhere."
+        ) from None
     return False
 
 

@@ -5,17 +5,21 @@ and the settings), so it is never stale: a changed source is another entry.
 """
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
 import re
+import shlex
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from gansmith.data.cache import cache_folder, locked
 from gansmith.data.destination import check_space
+from gansmith.data.images import Rejected, is_gray, process
 from gansmith.data.manifest import ClassInfo
 from gansmith.data.memory import usable_cpus
 from gansmith.data.prepare import least_bytes, plan, prepare
@@ -198,12 +202,48 @@ def _prepared_once(
             what = f"{src} ({len(source):,} images)"
             shape = f"{final.resolution}×{final.resolution}×{final.channels}"
             _say(f"{what} is not prepared as {shape}; preparing it once into {target}")
-            report = prepare(src, target, settings, workers=workers or usable_cpus())
+            if final.channels == 1 and _has_colour(source):
+                _say("note: the images are colour, the network is greyscale (model.channels=1)")
+            report = prepare(
+                src, target, settings, workers=workers or usable_cpus(), if_rejected=_by_hand(src, final)
+            )
             took = duration(report.seconds)
             _say(f"prepared {report.images:,} images of {report.classes:,} classes in {took}")
+            if report.rejected:
+                _say(_left_out(target / "rejected.csv", report.rejected))
             for note in report.notes:
                 _say(note)
     return target
+
+
+def _has_colour(source: Source) -> bool:
+    """Whether one of the first images has."""
+    for index in range(min(len(source), 8)):
+        try:
+            if not is_gray(process(source.read(index), resolution=32, crop="pad")[0]):
+                return True
+        except Rejected:
+            continue
+    return False
+
+
+def _by_hand(src: str, settings: PrepareSettings) -> str:
+    """How to prepare the same set where more damaged images are accepted, which training has no flag for."""
+    plain, flags = PrepareSettings(), ""
+    for name in ("resolution", "crop", "resize", "channels"):
+        if getattr(settings, name) not in (getattr(plain, name), None):
+            flags += f" --{name} {getattr(settings, name)}"
+    flags += " --unconditional" if settings.unconditional else ""
+    command = f"gansmith data prepare {shlex.quote(src)} DEST{flags} --max-rejected 0.5"
+    return f"prepare it with `{command}` and train on DEST"
+
+
+def _left_out(table: Path, count: int) -> str:
+    with open(table, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        _, first = islice(csv.reader(file), 2)
+    images = "1 image" if count == 1 else f"{count:,} images"
+    such = "" if count == 1 else "such as "
+    return f"{images} left out as unreadable ({such}{': '.join(first)}); all are listed in {table}"
 
 
 def _say(text: str) -> None:

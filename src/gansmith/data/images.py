@@ -82,6 +82,11 @@ def process(
     return pixels.reshape(resolution, resolution, channels), short
 
 
+def is_gray(pixels: np.ndarray) -> bool:
+    """Whether a picture, uint8 (h, w, 3), has no colour but for what JPEG adds."""
+    return bool(np.ptp(pixels.astype(np.int16), axis=2).max() <= 2)
+
+
 def measure(data: bytes | np.ndarray) -> tuple[int, int]:
     """Width and height as stored (before EXIF rotation), without decoding the pixels. Raises Rejected."""
     if isinstance(data, np.ndarray):

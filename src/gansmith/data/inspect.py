@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gansmith.data.images import Rejected, measure, process
+from gansmith.data.images import Rejected, is_gray, measure, process
 from gansmith.data.shards import is_prepared, open_prepared
 from gansmith.data.sources import Source, open_source
 
@@ -60,7 +60,7 @@ def inspect(path: str, *, unconditional: bool = False) -> Inspection:
             data = source.read(index)
             sizes[measure(data)] += 1
             pixels, _ = process(data, resolution=32, crop="pad")
-            gray += int(np.ptp(pixels.astype(np.int16), axis=2).max() <= 2)
+            gray += int(is_gray(pixels))
         except Rejected as reason:
             damaged.append((source.key(index), str(reason)))
     found = Inspection(

@@ -31,6 +31,7 @@ from gansmith.errors import Stopped, UserError
 
 __all__ = ["PrepareSettings", "PreparedReport", "prepare"]
 
+IF_REJECTED = "accept them with a higher --max-rejected; the same command then goes on"
 TOLERATED = 10  # so many damaged images are never too many, unless they are over a quarter of the set
 # Payload relative to raw pixels, on the low side: a preparation is refused only when it cannot fit.
 _LEAST_RATIO = {"raw": 1.0, "png": 0.3, "webp": 0.2}
@@ -69,13 +70,15 @@ def prepare(
     workers: int = 1,
     progress: bool = True,
     dry_run: bool = False,
+    if_rejected: str = IF_REJECTED,
 ) -> PreparedReport:
     """Prepares the images of `src` in the folder `dest`.
 
     workers: processes; the result does not depend on them. progress: show it on stderr. dry_run: stop after
-    the checks and write nothing. Raises UserError for anything wrong with source, settings or destination,
-    and when more than the allowed share of images is damaged; Stopped on Ctrl-C. After any of these, and a
-    kill, the same call goes on where it was.
+    the checks and write nothing. if_rejected: what else than repairing to do about too many damaged images,
+    in words for the message. Raises UserError for anything wrong with source, settings or destination, and
+    when more than the allowed share of images is damaged; Stopped on Ctrl-C. After any of these, and a kill,
+    the same call goes on where it was.
     """
     start, dest = time.monotonic(), Path(dest)
     if workers < 1:
@@ -97,7 +100,9 @@ def prepare(
     with work_folder(dest, identity, fingerprint) as work:
         job = parts.Job(source, work, settings.processing(), settings.storage, settings.dedup)
         try:
-            names = _process(selection, job, dest, settings.max_rejected, workers, report, progress)
+            names = _process(
+                selection, job, dest, settings.max_rejected, if_rejected, workers, report, progress
+            )
             kept = selection.keep()
             _write_rejected(dest, source, selection)
             report.content_hash = _assemble(dest, work, names, selection, kept, settings, src, fingerprint)
@@ -150,6 +155,7 @@ def _process(
     job: parts.Job,
     dest: Path,
     max_rejected: float,
+    if_rejected: str,
     workers: int,
     report: PreparedReport,
     shown: bool,
@@ -168,7 +174,8 @@ def _process(
         selection.take(names.index(name), indices, outcomes)
         if len(selection.rejected) > allowed:
             _write_rejected(dest, job.source, selection)
-            raise UserError(_too_many_rejected(job.source, selection, allowed, max_rejected, dest))
+            message = _too_many_rejected(job.source, selection, allowed, max_rejected, dest)
+            raise UserError(f"{message} Repair or remove them, or {if_rejected}.")
 
     decoded = 0
     while len(candidates := selection.next_candidates()):
@@ -202,10 +209,8 @@ def _too_many_rejected(
     return (
         f"{source.path}: {len(selection.rejected)} of {(selection.part >= 0).sum()} images read so far "
         "cannot be used; "
-        f"allowed are {allowed} (--max-rejected {max_rejected:g}). The first:{listed}\n"
-        f"       All of them are listed in {dest / 'rejected.csv'}. Repair or remove them, or accept them "
-        "with a higher "
-        "--max-rejected; the same command then goes on."
+        f"allowed are {allowed} (a share of {max_rejected:g}, or a few). The first:{listed}\n"
+        f"       All of them are listed in {dest / 'rejected.csv'}."
     )
 
 
