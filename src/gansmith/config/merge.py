@@ -45,7 +45,7 @@ def load(
     for origin, layer in layers:
         for path, value in layer.items():
             if path not in known:
-                problems.append(f"{origin}: {unknown_key(path)}")
+                problems.append(f"{origin}: {unknown_key(path)}.")
             else:
                 merged[path], origins[path] = value, origin
     try:
@@ -56,7 +56,7 @@ def load(
             message = problem["msg"].removeprefix("Value error, ")
             given = f", not {problem['input']!r}" if not isinstance(problem["input"], dict) else ""
             problems.append(f"{path}: {message}{given} (from {origins.get(path, 'the defaults')})")
-            merged.pop(path, None)
+            merged = {key: value for key, value in merged.items() if not f"{key}.".startswith(f"{path}.")}
         config = Config.model_validate(_nest(merged))  # what is left, to report its contradictions too
     problems += [f"{path}: {message}" for path, message in contradictions(config)]
     if problems:
@@ -68,12 +68,12 @@ def load(
 
 
 def unknown_key(path: str) -> str:
-    """`optim.lr` is unknown; did you mean optim.lr_g?"""
+    """`optim.lr` is unknown (did you mean optim.lr_g?), to be followed by a full stop."""
     known = list(fields())
     near = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
     near += [k for k in known if k.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1] and k not in near]
     hint = f"did you mean {', '.join(near[:3])}?" if near else "`gansmith train --list-settings` shows all"
-    return f"{path} is unknown; {hint}"
+    return f"{path} is unknown ({hint})"
 
 
 def parse_overrides(assignments: tuple[str, ...]) -> dict[str, Any]:
@@ -86,7 +86,9 @@ def parse_overrides(assignments: tuple[str, ...]) -> dict[str, Any]:
         try:
             values[path.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UserError(f"--set {assignment!r}: the value is not readable ({error}).") from None
+            raise UserError(
+                f"--set {assignment!r}: the value is not readable ({_yaml_problem(error)})."
+            ) from None
     return values
 
 
@@ -134,19 +136,29 @@ def _read_preset(name: str) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        return _parse_yaml(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: cannot be read ({error}).") from None
+        return _parse_yaml(path.read_text(encoding="utf-8"), f"--config {path}")
+    except OSError as error:
+        raise UserError(f"--config {path} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--config {path} cannot be read: it is not text in UTF-8.") from None
 
 
 def _parse_yaml(text: str, name: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"{name} is not valid YAML: {error}") from None
+        raise UserError(f"{name} is not valid YAML: {_yaml_problem(error)}.") from None
     if not isinstance(values, dict):
         raise UserError(f"{name} must hold sections such as `optim:` with fields below them.")
     return values
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Place and problem in one line; YAML's own text has four, with the name of its stream."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"
+    return str(getattr(error, "reason", None) or error).splitlines()[0]
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
