@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,20 @@ def test_info_of_a_run_a_snapshot_and_a_checkpoint(gansmith: Run, run_folder: Pa
     code, out, _ = gansmith("info", run_folder / "snapshots/000000001000.safetensors")
     assert code == 0
     assert "1,000" in out
+
+
+def test_info_says_where_a_discriminator_is_and_what_it_passed_over(
+    gansmith: Run, run_folder: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    os.truncate(run / "snapshots/000000002000.safetensors", 500)
+    code, out, err = gansmith("info", run)
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("note: skipped: ")
+    assert re.search("^discriminator +not in the file$", out, re.MULTILINE)
+    (run / "checkpoints/000000003000/networks.safetensors").touch()
+    _, out, _ = gansmith("info", run / "checkpoints/000000003000")
+    assert re.search("^discriminator +in networks.safetensors of this checkpoint$", out, re.MULTILINE)
 
 
 def test_info_counts_classes_without_names(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from gansmith.cli.sample import plain_warnings
 from gansmith.errors import UserError
 
 Row = tuple[str, str]
@@ -18,7 +19,8 @@ Row = tuple[str, str]
 @click.argument("path", type=click.Path(path_type=Path))
 def info(path: Path) -> None:
     """Show what PATH holds: a run, a snapshot, a checkpoint or a prepared data set."""
-    rows = list(_data_set(path) if (path / "dataset.json").is_file() else _network(path))
+    with plain_warnings():
+        rows = list(_data_set(path) if (path / "dataset.json").is_file() else _network(path))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
@@ -40,12 +42,15 @@ def _network(path: Path) -> Iterator[Row]:
     described = snapshot.describe(file)
     kind = "checkpoint" if file.name == snapshot.CHECKPOINT_FILE else "snapshot"
     yield f"newest {kind}" if is_run else kind, str(file)
-    yield from _described(described)
+    beside = kind == "checkpoint" and (file.parent / "networks.safetensors").is_file()
+    yield from _described(
+        described, "in networks.safetensors of this checkpoint" if beside else "not in the file"
+    )
     folder = file.parent if kind == "checkpoint" else file
     yield "files", ", ".join(f"{name} {_size(size)}" for name, size in _files(folder))
 
 
-def _described(described: dict[str, Any]) -> Iterator[Row]:
+def _described(described: dict[str, Any], other_place: str) -> Iterator[Row]:
     yield "written by", f"gansmith {described.get('gansmith_version', '?')}"
     yield "images seen", f"{described['images_seen']:,}"
     if described.get("lineage"):
@@ -54,10 +59,8 @@ def _described(described: dict[str, Any]) -> Iterator[Row]:
     yield "latent", described["latent"]
     yield "statistics", _statistics(described["statistics"])
     yield "generator", _arguments(described["generator"])
-    yield (
-        "discriminator",
-        _arguments(described["discriminator"]) if described["discriminator"] else "not in the file",
-    )
+    D = described["discriminator"]
+    yield "discriminator", _arguments(D) if D else other_place
     yield from _classes(described["classes"], described["generator"].get("num_classes", 0))
 
 

@@ -33,8 +33,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def sample() -> None:
     """Draw images from a trained generator.
 
-    PATH is a run (its newest snapshot), a snapshot (.safetensors), a checkpoint folder, or RUN/best. Nothing
-    else is needed: no data, no training settings. A seed names one image, on any micro-batch.
+    PATH is a run (its newest snapshot), a snapshot (.safetensors), a checkpoint folder, or RUN/best: a link
+    that you have set to one of these, as no command sets it. Nothing else is needed: no data, no training
+    settings. A seed names one image, on any micro-batch.
     """
 
 
@@ -288,15 +289,17 @@ def _open(path: str, options: dict[str, Any]) -> "Sampler":
 
     if options.get("truncation") is not None:
         latents.check_truncation(options["truncation"], options["truncation_kind"], "normal")
-    with _plain_warnings():
+    with plain_warnings():
         opened = sampler.load(path, options["device"], options["precision"])
+    opened.class_ids(parse_classes(options["classes"], opened))  # wrong ones are told before anything else
     where = f"{opened.device}, {'bf16' if opened.autocast_dtype else 'fp32'}"
     click.echo(f"{opened.file}: {opened.info['images_seen']:,} images seen; sampling on {where}")
     return opened
 
 
 @contextmanager
-def _plain_warnings() -> Iterator[None]:
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one line for a person, without the place in the code."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_, **__: click.echo(f"note: {message}", err=True)

@@ -2,9 +2,9 @@
 memory.
 """
 
-import os
 import re
 import shutil
+import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,8 +49,13 @@ def check_destination(out: str | Path) -> Path:
         folder = out
     while not folder.exists():
         folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--out {out}: {folder} cannot be written; give a folder that is yours.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # what permissions say is not all, as in /sys
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(
+            f"--out {out}: {folder} cannot be written ({why}); give a folder that is yours."
+        ) from None
     return out
 
 
