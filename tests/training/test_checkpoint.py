@@ -45,7 +45,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, damage,
 
 def test_damaged_checkpoints_alone_are_an_error_not_a_fresh_start(tmp_path):
     (save(tmp_path, 10) / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="every checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint of this run is whole"):
         checkpoint.latest(tmp_path, lambda text: None)
 
 
