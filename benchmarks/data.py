@@ -1,6 +1,6 @@
 """The data path at its default sizes: preparing JPEG photographs (prepare.py), then feeding images (feed.py).
 
-    python benchmarks/data.py
+python benchmarks/data.py
 """
 
 import feed
