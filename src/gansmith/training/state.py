@@ -49,38 +49,37 @@ class State:
 
 def generator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
     model = config.model
-    return {
-        "family": model.family,
-        "resolution": model.resolution,
-        "num_classes": num_classes if model.conditional else 0,
-        "channels": model.channels,
+    return _common_kwargs(config, num_classes) | {
         "ch": model.ch,
         "dim_z": model.dim_z,
         "shared_dim": model.shared_dim,
         "skip_z": model.skip_z,
         "attention": tuple(model.attention_g),
-        "depth": model.depth,
-        "init": model.init,
         "bn_eps": model.bn_eps,
-        "sn_eps": model.sn_eps,
         "spectral": model.spectral_g,
     }
 
 
 def discriminator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
     model = config.model
-    return {
-        "family": model.family,
-        "resolution": model.resolution,
-        "num_classes": num_classes if model.conditional else 0,
-        "channels": model.channels,
+    return _common_kwargs(config, num_classes) | {
         "ch": model.ch_d or model.ch,
         "attention": tuple(model.attention_d),
         "wide": model.wide_d,
+        "spectral": model.spectral_d,
+    }
+
+
+def _common_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
+    model = config.model
+    return {
+        "family": model.family,
+        "resolution": model.resolution,
+        "num_classes": num_classes,
+        "channels": model.channels,
         "depth": model.depth,
         "init": model.init,
         "sn_eps": model.sn_eps,
-        "spectral": model.spectral_d,
     }
 
 
