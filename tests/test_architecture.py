@@ -19,15 +19,29 @@ MAY_IMPORT = {
     "weights": {"models", "files"},
     "sampling": {"models", "weights", "files", "hardware"},
     "environment": {"hardware", "training", "data"},  # asks what they would choose here, when it is called
-    "training": {"data", "models", "config", "weights", "sampling", "environment", "files", "hardware"},
+    "evaluation": {"data", "models", "weights", "sampling", "files", "hardware"},
+    "training": {
+        "data",
+        "models",
+        "config",
+        "weights",
+        "sampling",
+        "evaluation",
+        "environment",
+        "files",
+        "hardware",
+    },
+    "report": {"files"},  # reads what runs wrote: neither torch nor training
     "cli": {
         "data",
         "models",
         "config",
         "weights",
         "sampling",
+        "evaluation",
         "environment",
         "training",
+        "report",
         "files",
         "hardware",
     },
@@ -130,7 +144,7 @@ def test_config_imports_models_only_when_it_validates_them() -> None:
 
 def test_command_line_imports_torch_only_inside_verbs() -> None:
     """`gansmith VERB --help` stays quick: no verb module pulls torch in at its top."""
-    heavy = {"models", "weights", "sampling", "training", "hardware"}
+    heavy = {"models", "weights", "sampling", "evaluation", "training", "hardware"}
     early = {
         path.name
         for path in MODULES

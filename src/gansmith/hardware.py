@@ -3,9 +3,11 @@
 The only file that may name what only CUDA has. Knows nothing of networks, runs or files.
 """
 
+import contextlib
 import os
 import platform
 import resource
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -75,6 +77,22 @@ def set_tf32(allowed: bool) -> None:
     """Whether fp32 products may be TF32 in this process; torch itself allows it in convolutions."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextlib.contextmanager
+def full_fp32() -> Iterator[None]:
+    """Inside, fp32 products are fp32 and kernels repeat, whatever is switched on; outside nothing changes."""
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    flags = ("allow_tf32", "benchmark", "deterministic")
+    before = {flag: getattr(cudnn, flag) for flag in flags}
+    try:
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = False, False, True
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for flag, value in before.items():
+            setattr(cudnn, flag, value)
 
 
 def set_deterministic(deterministic: bool) -> None:

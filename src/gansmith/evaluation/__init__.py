@@ -1,0 +1,1 @@
+"""Scores of generated images: feature networks, statistics, and the protocol that goes with each number."""
