@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gansmith.models import layers
 from gansmith.models.layers import Attention, Conv, Embedding, Linear, full_precision, widen
 from gansmith.models.normalization import AffineBatchNorm
+from gansmith.models.statistics_table import StatisticsTable
 
 FAMILIES = ("biggan", "biggan-deep")
 
@@ -45,9 +46,15 @@ class Generator(nn.Module):
 
     num_classes: 0 is unconditional. shared_dim: size of the class embedding that all BatchNorm layers share;
     0 gives each layer its own. skip_z: BigGAN feeds a chunk of z to each block, deep all of z. attention:
-    resolutions after whose block attention stands. depth: blocks per stage (deep only). spectral: False
-    leaves spectral norm out. Raises ValueError for settings that do not go together.
+    resolutions after whose block attention stands; attention_blocks numbers the blocks instead. depth: blocks
+    per stage (deep only). spectral: False leaves spectral norm out. rgb_rows: outputs of the last
+    convolution, of which the first `channels` are the image (published deep weights have ch of them, and the
+    spectral norm is that of all); None is `channels`. Raises ValueError for settings that do not go together.
+
+    statistics_table: standing statistics by truncation, where the weights were published with them.
     """
+
+    statistics_table: StatisticsTable | None = None
 
     def __init__(
         self,
@@ -67,11 +74,15 @@ class Generator(nn.Module):
         output_bn_eps: float = 1e-5,
         sn_eps: float = 1e-6,
         spectral: bool = True,
+        attention_blocks: Sequence[int] | None = None,
+        rgb_rows: int | None = None,
     ) -> None:
         super().__init__()
         self.kwargs = _settings(locals())
         _check(family, resolution, channels, ch, depth)
         deep = family == "biggan-deep"
+        if rgb_rows is not None and rgb_rows < channels:
+            raise ValueError(f"rgb_rows {rgb_rows} cannot hold an image of {channels} channels")
         multipliers = GENERATOR_CHANNELS[resolution]
         stages = len(multipliers) - 1
         _check_attention(attention)
@@ -95,21 +106,24 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList()
         for stage in range(stages):
             inputs, outputs = multipliers[stage] * ch, multipliers[stage + 1] * ch
-            if deep:
-                for i in range(depth):
-                    last = i == depth - 1
-                    out = outputs if last else inputs
-                    block: nn.Module = layers.DeepGeneratorBlock(inputs, out, eps, norm, up=last)
-                    self.blocks.append(nn.ModuleList([block]))
-            else:
-                self.blocks.append(nn.ModuleList([layers.GeneratorBlock(inputs, outputs, eps, norm)]))
-            if 8 << stage in attention:
-                self.blocks[-1].append(Attention(outputs, eps))  # type: ignore[operator]
+            for i in range(depth if deep else 1):
+                last = not deep or i == depth - 1
+                out = outputs if last else inputs
+                block: nn.Module = (
+                    layers.DeepGeneratorBlock(inputs, out, eps, norm, up=last)
+                    if deep
+                    else layers.GeneratorBlock(inputs, out, eps, norm)
+                )
+                self.blocks.append(nn.ModuleList([block]))
+                here = len(self.blocks) - 1
+                by_resolution = last and 8 << stage in attention
+                if by_resolution if attention_blocks is None else here in attention_blocks:
+                    self.blocks[-1].append(Attention(out, eps))  # type: ignore[operator]
         last_channels = multipliers[-1] * ch
         self.output_layer = nn.Sequential(
             AffineBatchNorm(last_channels, output_bn_eps),
             nn.Identity(),  # the relu of the published numbering; ours is inside BatchNorm
-            Conv(last_channels, channels, 3, eps),
+            Conv(last_channels, rgb_rows or channels, 3, eps, used=channels),
         )
         layers.initialize(self, init)
 

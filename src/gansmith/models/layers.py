@@ -18,14 +18,27 @@ INITS = ("ortho", "n02", "xavier")
 
 
 class Conv(SpectralLayer):
-    """k×k convolution, stride 1, same size. Weight (out, in, k, k)."""
+    """k×k convolution, stride 1, same size. Weight (out, in, k, k). used: outputs that are computed, the
+    first ones; None is all.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, sn_eps: float | None, *, bias: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        sn_eps: float | None,
+        *,
+        bias: bool = True,
+        used: int | None = None,
     ) -> None:
         super().__init__((outputs, inputs, kernel, kernel), bias=bias, sn_eps=sn_eps)
+        self.used = None if used == outputs else used
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.used is not None:
+            bias = None if self.bias is None else self.bias[: self.used]
+            return F.conv2d(x, self.effective_weight[: self.used], bias, padding=self.weight.shape[-1] // 2)
         return F.conv2d(x, self.effective_weight, self.bias, padding=self.weight.shape[-1] // 2)
 
     def of_upsampled(self, x: Tensor) -> Tensor:
