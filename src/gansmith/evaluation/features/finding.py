@@ -87,12 +87,12 @@ def _kind(spec: str) -> Maker:
 def _inception(
     spec: str, file: Path | None, resizer: str | None, device: torch.device, precision: str
 ) -> FeatureNetwork:
-    from gansmith.evaluation.features.inception import RESIZERS, Inception
+    from gansmith.evaluation.features.inception import RESIZERS, load
 
     if (resizer or "tf1") not in RESIZERS:
         raise UserError(f"--resizer {resizer!r} is unknown; choose {' or '.join(RESIZERS)}.")
     _refuse_bf16(spec, precision, "a distance from rounded features is not the published FID")
-    return Inception(file, resizer or "tf1", device)
+    return load(file, resizer or "tf1", device)
 
 
 def _effnet_lite0(
