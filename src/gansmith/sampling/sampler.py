@@ -168,7 +168,8 @@ class Sampler:
         """Makes G's standing statistics those of a truncation: nothing to do if they are, else re-estimated.
 
         Deterministic: 1,024 fixed latents in groups as large as training's, or smaller where memory asks for
-        it.
+        it. Weights that were published with statistics by truncation have them interpolated for `scale` up
+        to 1; without truncation they take those of 1, the fullest there are.
         """
         if truncation is not None:
             latents.check_truncation(truncation, kind, self.info["latent"])
@@ -178,13 +179,23 @@ class Sampler:
 
     def has_statistics(self, truncation: float | None, kind: str = "resample") -> bool:
         """Whether standing statistics for a truncation are at hand, from the file or estimated before."""
-        return statistics.key(truncation, kind) in self._kept
+        return statistics.key(truncation, kind) in self._kept or self._row(truncation, kind) is not None
+
+    def _row(self, truncation: float | None, kind: str) -> float | None:
+        """Where the published table has these statistics: a truncation in [0, 1], or None."""
+        if self.G.statistics_table is None:
+            return None
+        if truncation is None:
+            return 1.0
+        return truncation if kind == "scale" and truncation <= 1 else None
 
     @torch.no_grad()
     def _put(self, wanted: statistics.Key, truncation: float | None, kind: str) -> None:
         if wanted in self._kept:
             for buffer, kept in zip(statistics.buffers(self.G), self._kept[wanted]):
                 buffer.copy_(kept)
+        elif self.G.statistics_table is not None and (row := self._row(truncation, kind)) is not None:
+            self.G.statistics_table.put(self.G, row)
         else:
             statistics.estimate(
                 self.G,

@@ -1,6 +1,7 @@
 """Snapshots: one safetensors file that holds a generator and everything needed to draw from it.
 
-Tensors are named `G.<state key>` (and `D.<state key>` where D is kept); the metadata entry "gansmith" is a
+Tensors are named `G.<state key>` (and `D.<state key>` where D is kept, `T.<buffer>` for standing statistics
+by truncation, a row each, where the weights were published with them); the metadata entry "gansmith" is a
 JSON object with the networks' arguments, the latent, the classes, the images seen and the configuration. A
 checkpoint's `G_ema.safetensors` is such a file too. Nothing here executes what it reads, and nothing knows
 how runs are trained.
@@ -24,9 +25,11 @@ from gansmith import files
 from gansmith.errors import UserError
 from gansmith.models import spectral
 from gansmith.models.biggan import Discriminator, Generator
+from gansmith.models.statistics_table import StatisticsTable
 
 FORMAT = "gansmith-snapshot"
-VERSION = 1
+VERSION = 2  # 1 had no tables of statistics
+NAMES = {"G": "weights of G", "D": "weights of D", "T": "tables of statistics"}
 CHECKPOINT_FILE = "G_ema.safetensors"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 NUMBERED = re.compile(r"\d[\w.-]*")  # 000012345678…: temporary names start with a dot
@@ -49,9 +52,13 @@ def save(path: str | Path, G: Generator, *, D: Discriminator | None = None, info
         "version": VERSION,
         "generator": G.kwargs,
         "discriminator": D.kwargs if D is not None else None,
+        "statistics_table": None,
         "gansmith_version": gansmith.__version__,
     }
     states = {"G": _state(G)} | ({"D": _state(D)} if D is not None else {})
+    if (table := G.statistics_table) is not None:
+        described["statistics_table"] = {"rows": table.size, "hugging_face": table.hugging_face}
+        states["T"] = {key: value.detach().cpu().contiguous() for key, value in table.rows.items()}
     described["sha256"] = {prefix: fingerprint(state) for prefix, state in states.items()}
     tensors = {f"{prefix}.{key}": value for prefix, state in states.items() for key, value in state.items()}
     with files.replacing(Path(path)) as temporary:
@@ -97,9 +104,9 @@ def load(
     """
     file = find(path)
     info = describe(file)
-    prefixes = {"G": info["generator"], "D": info["discriminator"]}
-    wanted = ("G", "D") if discriminator and info["discriminator"] is not None else ("G",)
-    states: dict[str, dict[str, torch.Tensor]] = {"G": {}, "D": {}}
+    prefixes = {"G": info["generator"], "D": info["discriminator"], "T": info.get("statistics_table")}
+    wanted = ["G", *(["D"] if discriminator and prefixes["D"] else []), *(["T"] if prefixes["T"] else [])]
+    states: dict[str, dict[str, torch.Tensor]] = {"G": {}, "D": {}, "T": {}}
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
             for key in opened.keys():  # noqa: SIM118 (not a dict)
@@ -115,10 +122,12 @@ def load(
     for prefix in wanted:
         if info.get("sha256", {}).get(prefix, "") not in ("", fingerprint(states[prefix])):
             raise UserError(
-                f"{file} is damaged: the weights of {prefix} are not what was written (SHA-256 differs); "
+                f"{file} is damaged: the {NAMES[prefix]} are not what was written (SHA-256 differs); "
                 "use another snapshot of the run."
             )
     G = _rebuild(Generator, info["generator"], states["G"], file)
+    if "T" in wanted:
+        G.statistics_table = _rebuild_table(G, states["T"], info["statistics_table"], file)
     D = _rebuild(Discriminator, info["discriminator"], states["D"], file) if "D" in wanted else None
     return G, D, info
 
@@ -149,6 +158,20 @@ def _rebuild(kind: type, kwargs: dict[str, Any], state: dict[str, torch.Tensor],
     net.eval().requires_grad_(False)
     spectral.refresh(net, iterations=0)
     return net
+
+
+def _rebuild_table(
+    G: Generator, rows: dict[str, torch.Tensor], described: dict[str, Any], file: Path
+) -> StatisticsTable:
+    buffers = {
+        name: len(value)
+        for name, value in G.named_buffers()
+        if name.endswith((".stored_mean", ".stored_var"))
+    }
+    shapes = {name: tuple(values.shape) for name, values in rows.items()}
+    if shapes != {name: (described["rows"], channels) for name, channels in buffers.items()}:
+        raise UserError(f"{file}: its tables of statistics are not those of its generator; it was altered.")
+    return StatisticsTable(rows, hugging_face=bool(described["hugging_face"]))
 
 
 def describe(path: str | Path) -> dict[str, Any]:
