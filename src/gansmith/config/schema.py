@@ -80,6 +80,16 @@ class ModelConfig(Section):
     spectral_g: bool = identity(True, "spectral norm in G")
     spectral_d: bool = identity(True, "spectral norm in D")
     discriminator: str | None = identity(None, "own D, as module:function taking D's keyword arguments")
+    table_g: tuple[int, ...] | None = identity(
+        None, "channel multipliers of G from 4×4 to the image; None: the published ones"
+    )
+    table_d: tuple[int, ...] | None = identity(None, "channel multipliers of D from the image to its last map")
+    last_map_d: int | None = identity(None, "side of D's last map; None: 4, in 32 px networks 8", ge=1)
+    fade: Literal["append", "insert"] | None = identity(
+        None, "how `gansmith convert --resolution` made this network: what it added is faded in"
+    )
+    fade_start: int = identity(0, "images seen when it was made", ge=0)
+    fade_images: int = identity(0, "images over which what was added is faded in", ge=0)
 
 
 class LossConfig(Section):
@@ -257,6 +267,13 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 )
     if model.ch % 2 or (model.ch_d or 2) % 2:
         yield "model.ch", "must be even: attention and BigGAN-deep use fractions of it"
+    stages = int(math.log2(model.resolution)) - 2
+    for name, table in (("table_g", model.table_g), ("table_d", model.table_d)):
+        wanted = stages + 1
+        if table is not None and (len(table) != wanted or min(table) < 1):
+            yield f"model.{name}", f"has {wanted} entries above 0 at {model.resolution} px, not {list(table)}"
+    if model.fade is not None and model.discriminator is not None:
+        yield "model.fade", "a promoted network has gansmith's own D: leave model.discriminator out"
     if not model.conditional and config.data.labels == "random":
         yield "data.labels", "random labels need model.conditional: true"
     if config.data.balanced and config.data.labels == "random":

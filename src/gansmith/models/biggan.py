@@ -39,6 +39,11 @@ DISCRIMINATOR_CHANNELS = {
     1024: (1, 1, 1, 2, 4, 8, 8, 16, 16),
 }
 LAST_MAP = {32: 8}  # D stops halving at 4×4, at 32 px already at 8×8
+# Where `fade="insert"` finds the stage that these tables have more than those of half the resolution
+# (BigGAN-deep's D counts its stages without the first block of BigGAN's).
+INSERTED_STAGE = {256: 2, 512: 6, 1024: 7}
+INSERTED_BLOCK = {256: 4, 512: 1, 1024: 1}
+FADES = ("append", "insert")
 
 
 class Generator(nn.Module):
@@ -49,12 +54,20 @@ class Generator(nn.Module):
     resolutions after whose block attention stands; attention_blocks numbers the blocks instead. depth: blocks
     per stage (deep only). spectral: False leaves spectral norm out. rgb_rows: outputs of the last
     convolution, of which the first `channels` are the image (published deep weights have ch of them, and the
-    spectral norm is that of all); None is `channels`. Raises ValueError for settings that do not go together.
+    spectral norm is that of all); None is `channels`. table: channel multipliers in place of the published
+    ones. Raises ValueError for settings that do not go together.
+
+    fade: what a promotion to this resolution added comes in with `alpha`, from 0 to 1 (`set_alpha`).
+    `append`: the last stage is new, and what the older output layer draws, enlarged, is mixed in by 1 − alpha
+    (Karras et al. 2018, section 2). `insert`: a stage in the middle is new, and its residual branch counts
+    alpha-fold; at 0 it only enlarges.
 
     statistics_table: standing statistics by truncation, where the weights were published with them.
     """
 
     statistics_table: StatisticsTable | None = None
+    alpha: float
+    gated: list[Any]  # blocks whose residual branch is coming in
 
     def __init__(
         self,
@@ -76,6 +89,9 @@ class Generator(nn.Module):
         spectral: bool = True,
         attention_blocks: Sequence[int] | None = None,
         rgb_rows: int | None = None,
+        table: Sequence[int] | None = None,
+        fade: str | None = None,
+        alpha: float = 1.0,
     ) -> None:
         super().__init__()
         self.kwargs = _settings(locals())
@@ -83,7 +99,7 @@ class Generator(nn.Module):
         deep = family == "biggan-deep"
         if rgb_rows is not None and rgb_rows < channels:
             raise ValueError(f"rgb_rows {rgb_rows} cannot hold an image of {channels} channels")
-        multipliers = GENERATOR_CHANNELS[resolution]
+        multipliers = _table(GENERATOR_CHANNELS[resolution], table)
         stages = len(multipliers) - 1
         _check_attention(attention)
         shared = shared_dim if num_classes else 0
@@ -119,13 +135,33 @@ class Generator(nn.Module):
                 by_resolution = last and 8 << stage in attention
                 if by_resolution if attention_blocks is None else here in attention_blocks:
                     self.blocks[-1].append(Attention(out, eps))  # type: ignore[operator]
-        last_channels = multipliers[-1] * ch
-        self.output_layer = nn.Sequential(
-            AffineBatchNorm(last_channels, output_bn_eps),
-            nn.Identity(),  # the relu of the published numbering; ours is inside BatchNorm
-            Conv(last_channels, rgb_rows or channels, 3, eps, used=channels),
-        )
+
+        def output_layer(width: int) -> nn.Sequential:
+            return nn.Sequential(
+                AffineBatchNorm(width, output_bn_eps),
+                nn.Identity(),  # the relu of the published numbering; ours is inside BatchNorm
+                Conv(width, rgb_rows or channels, 3, eps, used=channels),
+            )
+
+        self.output_layer = output_layer(multipliers[-1] * ch)
+        self._fade(fade, depth if deep else 1, output_layer, multipliers[-2] * ch)
         layers.initialize(self, init)
+        self.set_alpha(alpha)
+
+    def _fade(self, fade: str | None, per_stage: int, output_layer: Any, width_before: int) -> None:
+        _check_fade(fade)
+        first_gated = len(self.blocks)
+        if fade == "insert":
+            first_gated = per_stage * _inserted(
+                INSERTED_STAGE, self.kwargs["resolution"], self.kwargs["table"]
+            )
+        self.gated = [group[0] for group in self.blocks[first_gated : first_gated + per_stage]]  # type: ignore[index]
+        self.first_new = len(self.blocks) - per_stage
+        self.old_output = output_layer(width_before) if fade == "append" else None
+
+    def set_alpha(self, alpha: float) -> None:
+        """How far the new stage has come in: 0 not at all, 1 wholly. Means nothing without `fade`."""
+        _set_alpha(self, alpha)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """z float32 (N, dim_z); y int64 (N,), or float (N, num_classes) weights that mix classes, or None."""
@@ -133,10 +169,16 @@ class Generator(nn.Module):
         h = self.linear(first).unflatten(1, (-1, 4, 4))
         if self.channels_last:
             h = h.contiguous(memory_format=torch.channels_last)
-        for group, condition in zip(self.blocks, conditions):
+        old = None
+        for i, (group, condition) in enumerate(zip(self.blocks, conditions)):
+            if self.old_output is not None and i == self.first_new and self.alpha < 1:
+                old = widen(self.old_output(h))
             for layer in group:  # type: ignore[attr-defined]
                 h = layer(h) if isinstance(layer, Attention) else layer(h, condition)
-        return torch.tanh(widen(self.output_layer(h)))
+        image = widen(self.output_layer(h))
+        if old is not None:
+            image = layers.mix(layers.up(old), image, self.alpha)
+        return torch.tanh(image)
 
     def _conditions(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
         """What the first linear layer gets, and what each block gets."""
@@ -158,8 +200,16 @@ class Discriminator(nn.Module):
 
     num_classes: 0 is unconditional. wide: hidden layers as wide as the block's output, else as its input
     (BigGAN only). attention: resolutions after whose block attention stands; attention_blocks names the
-    blocks instead, which only imported 32 px networks need.
+    blocks instead, which only imported 32 px networks need. table: channel multipliers in place of the
+    published ones; last_map: size of the last map, where it is not the published one's.
+
+    fade, alpha: as in `Generator`. `append`: the first stage is new, and what the older first layers make of
+    the image, reduced to half its size by 2×2 means, is mixed in by 1 − alpha. `insert`: at alpha 0 the new
+    stage only takes 2×2 means.
     """
+
+    alpha: float
+    gated: list[Any]
 
     def __init__(
         self,
@@ -176,6 +226,10 @@ class Discriminator(nn.Module):
         init: str = "ortho",
         sn_eps: float = 1e-6,
         spectral: bool = True,
+        table: Sequence[int] | None = None,
+        last_map: int | None = None,
+        fade: str | None = None,
+        alpha: float = 1.0,
     ) -> None:
         super().__init__()
         self.kwargs = _settings(locals())
@@ -183,10 +237,11 @@ class Discriminator(nn.Module):
         _check_attention(attention)
         deep = family == "biggan-deep"
         eps = sn_eps if spectral else None
-        widths = [m * ch for m in DISCRIMINATOR_CHANNELS[resolution]]
+        widths = [m * ch for m in _table(DISCRIMINATOR_CHANNELS[resolution], table)]
         stem = [widths[0]] if deep else [channels]
         ends = widths[1:] if deep else widths
-        sizes = [max(resolution >> (i + 1), LAST_MAP.get(resolution, 4)) for i in range(len(ends))]
+        smallest = last_map or LAST_MAP.get(resolution, 4)
+        sizes = [max(resolution >> (i + 1), smallest) for i in range(len(ends))]
         if attention_blocks is None:
             attention_blocks = [i for i, size in enumerate(sizes) if size in attention]
 
@@ -212,14 +267,39 @@ class Discriminator(nn.Module):
             before = size
         self.linear = Linear(widths[-1], 1, eps)
         self.embed = Embedding(num_classes, widths[-1], eps) if num_classes else None
+        _check_fade(fade)
+        self.old_input: nn.Module | None = None
+        self.joins = 0 if deep else 1  # after this group's blocks, what the older first layers made comes in
+        if fade == "append":
+            self.old_input = (
+                Conv(channels, widths[1], 3, eps)
+                if deep
+                else layers.DiscriminatorBlock(channels, widths[1], eps, down=True, first=True, wide=wide)
+            )
+        self.gated = []
+        if fade == "insert":
+            place = _inserted(INSERTED_BLOCK, resolution, table) - (1 if deep else 0)
+            self.gated = [b for b in self.blocks[place] if not isinstance(b, Attention)]  # type: ignore[attr-defined]
         layers.initialize(self, init)
+        self.set_alpha(alpha)
+
+    def set_alpha(self, alpha: float) -> None:
+        """How far the new stage has come in: 0 not at all, 1 wholly. Means nothing without `fade`."""
+        _set_alpha(self, alpha)
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 16ch) float32 (4ch at 32 px): the last map, rectified and summed over its pixels."""
         h = self.input_conv(x) if self.deep else x
-        for group in self.blocks:
+        old = None
+        if self.old_input is not None and self.alpha < 1:
+            old = self.old_input(layers.down(x))
+        for i, group in enumerate(self.blocks):
             for layer in group:  # type: ignore[attr-defined]
+                if old is not None and i == self.joins and isinstance(layer, Attention):
+                    h, old = layers.mix(old, h, self.alpha), None
                 h = layer(h)
+            if old is not None and i == self.joins:
+                h, old = layers.mix(old, h, self.alpha), None
         return F.relu(h).sum((2, 3), dtype=torch.promote_types(h.dtype, torch.float32))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -257,6 +337,35 @@ def _check(family: str, resolution: int, channels: int, ch: int, depth: int) -> 
         raise ValueError(f"channels {channels} is not possible; images have 1 or 3")
     if ch < 1 or depth < 1:
         raise ValueError(f"ch {ch} and depth {depth} must be 1 or more")
+
+
+def _table(published: tuple[int, ...], own: Sequence[int] | None) -> tuple[int, ...]:
+    if own is None:
+        return published
+    if len(own) != len(published) or min(own) < 1:
+        raise ValueError(f"a table of this resolution has {len(published)} entries above 0, not {list(own)}")
+    return tuple(own)
+
+
+def _inserted(places: dict[int, int], resolution: int, table: Sequence[int] | None) -> int:
+    if resolution not in places or table is not None:
+        raise ValueError(
+            f"fade insert goes with the published tables of {', '.join(map(str, places))} px only"
+        )
+    return places[resolution]
+
+
+def _check_fade(fade: str | None) -> None:
+    if fade is not None and fade not in FADES:
+        raise ValueError(f"fade {fade!r} is unknown; choose {' or '.join(FADES)}")
+
+
+def _set_alpha(net: Any, alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha {alpha} must lie between 0 and 1")
+    net.alpha = net.kwargs["alpha"] = float(alpha)
+    for block in net.gated:
+        block.gate = float(alpha)
 
 
 def _check_labels(y: Tensor | None, num_classes: int) -> None:

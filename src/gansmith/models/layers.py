@@ -45,13 +45,13 @@ class Conv(SpectralLayer):
         """This convolution of x repeated 2×2: (N, in, H, W) -> (N, out, 2H, 2W)."""
         if self._rewritten(x):
             return conv_of_upsampled(x, self.effective_weight, self.bias)
-        return self(_up(x))
+        return self(up(x))
 
     def downsampled(self, x: Tensor) -> Tensor:
         """The 2×2 means of this convolution: (N, in, H, W) -> (N, out, H/2, W/2)."""
         if self._rewritten(x):
             return conv_downsampled(x, self.effective_weight, self.bias)
-        return _down(self(x))
+        return down(self(x))
 
     def _rewritten(self, x: Tensor) -> bool:
         # Measured to pay on CPUs (benchmarks/convolutions.py): 2× forward and backward at 32 px.
@@ -131,12 +131,24 @@ class Attention(nn.Module):
 MakeNorm = Callable[[int], BatchNorm]
 
 
-def _up(x: Tensor) -> Tensor:
+def up(x: Tensor) -> Tensor:
+    """Every pixel 2×2 times."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def _down(x: Tensor) -> Tensor:
+def down(x: Tensor) -> Tensor:
+    """2×2 means."""
     return F.avg_pool2d(x, 2)
+
+
+def mix(old: Tensor, new: Tensor, alpha: float) -> Tensor:
+    """(1 − alpha) · old + alpha · new."""
+    return old * (1 - alpha) + new * alpha
+
+
+def gated(branch: Tensor, gate: float) -> Tensor:
+    """A residual branch that is coming in; whole, it is left as it is."""
+    return branch if gate == 1 else branch * gate
 
 
 class GeneratorBlock(nn.Module):
@@ -149,11 +161,12 @@ class GeneratorBlock(nn.Module):
         self.conv_sc = Conv(inputs, outputs, 1, sn_eps)
         self.bn1 = norm(inputs)
         self.bn2 = norm(outputs)
+        self.gate = 1.0
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         h = self.conv1.of_upsampled(self.bn1(x, condition))
         h = self.conv2(self.bn2(h, condition))
-        return h + _up(self.conv_sc(x))
+        return gated(h, self.gate) + up(self.conv_sc(x))
 
 
 class DeepGeneratorBlock(nn.Module):
@@ -162,7 +175,7 @@ class DeepGeneratorBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, sn_eps: float | None, norm: MakeNorm, *, up: bool) -> None:
         super().__init__()
         hidden = inputs // 4
-        self.outputs, self.up = outputs, up
+        self.outputs, self.up, self.gate = outputs, up, 1.0
         self.conv1 = Conv(inputs, hidden, 1, sn_eps)
         self.conv2 = Conv(hidden, hidden, 3, sn_eps)
         self.conv3 = Conv(hidden, hidden, 3, sn_eps)
@@ -176,7 +189,7 @@ class DeepGeneratorBlock(nn.Module):
         h = self.conv3(self.bn3(h, condition))
         h = self.conv4(self.bn4(h, condition))
         x = x[:, : self.outputs]
-        return h + (_up(x) if self.up else x)
+        return gated(h, self.gate) + (up(x) if self.up else x)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -189,7 +202,7 @@ class DiscriminatorBlock(nn.Module):
     ) -> None:
         super().__init__()
         hidden = outputs if wide else inputs
-        self.down, self.first = down, first
+        self.down, self.first, self.gate = down, first, 1.0
         self.conv1 = Conv(inputs, hidden, 3, sn_eps)
         self.conv2 = Conv(hidden, outputs, 3, sn_eps)
         self.conv_sc = Conv(inputs, outputs, 1, sn_eps) if inputs != outputs or down else None
@@ -197,8 +210,8 @@ class DiscriminatorBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu_(self.conv1(x if self.first else F.relu(x)))
         h = self.conv2.downsampled(h) if self.down else self.conv2(h)
-        x = _down(x) if self.down else x
-        return h + (x if self.conv_sc is None else self.conv_sc(x))
+        x = down(x) if self.down else x
+        return gated(h, self.gate) + (x if self.conv_sc is None else self.conv_sc(x))
 
 
 class DeepDiscriminatorBlock(nn.Module):
@@ -207,7 +220,7 @@ class DeepDiscriminatorBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, sn_eps: float | None, *, down: bool) -> None:
         super().__init__()
         hidden = outputs // 4
-        self.down = down
+        self.down, self.gate = down, 1.0
         self.conv1 = Conv(inputs, hidden, 1, sn_eps)
         self.conv2 = Conv(hidden, hidden, 3, sn_eps)
         self.conv3 = Conv(hidden, hidden, 3, sn_eps)
@@ -219,9 +232,9 @@ class DeepDiscriminatorBlock(nn.Module):
         h = self.conv2(F.relu_(h))
         h = F.relu_(self.conv3(F.relu_(h)))
         if self.down:
-            h, x = _down(h), _down(x)
+            h, x = down(h), down(x)
         h = self.conv4(h)
-        return h + (x if self.conv_sc is None else torch.cat([x, self.conv_sc(x)], 1))
+        return gated(h, self.gate) + (x if self.conv_sc is None else torch.cat([x, self.conv_sc(x)], 1))
 
 
 def batch_norm_maker(

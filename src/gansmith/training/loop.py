@@ -69,6 +69,7 @@ def train(run: Run, state: State) -> None:
             now = time.monotonic()
             state.seconds += now - turned
             turned = now
+            _fade_in(run, state)
             done = state.images_seen >= run.duration
             stopping = run.world.any(run.stop.asked())
             # Due is what the last step passed a multiple of; at the end everything. No memory is needed.
@@ -209,6 +210,13 @@ def _set_learning_rates(run: Run, state: State) -> None:
             group["lr"] = lr * factor
 
 
+def _fade_in(run: Run, state: State) -> None:
+    """A promoted network's new stage, at the share that the images seen give it."""
+    if run.config.model.fade is not None:
+        for net in (state.G.net, state.D.net, state.G_ema):
+            net.set_alpha(schedule.alpha(run.config, state.images_seen))
+
+
 def _status(run: Run, state: State, rate: float) -> None:
     means = run.averages.take(run.world)
     sigmas = {"g": spectral.singular_values(state.G.net), "d": spectral.singular_values(state.D.net)}
@@ -227,6 +235,7 @@ def _status(run: Run, state: State, rate: float) -> None:
         "lr_d": state.D.adam.param_groups[0]["lr"],
         "skipped": skipped or None,
         "batch": run.config.train.batch,
+        **({"fade_alpha": state.G.net.alpha} if run.config.model.fade is not None else {}),
         "peak_gib": peak_memory_gib(run.world.device),
         "sigma0": {
             f"{net.upper()}.{name}": value for net, layers in sigmas.items() for name, value in layers.items()

@@ -18,3 +18,9 @@ def factor(config: Config, images_seen: int, epoch: int) -> float:
     progress = min(1.0, images_seen / end)
     falling = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
     return rising * falling[optim.schedule]
+
+
+def alpha(config: Config, images_seen: int) -> float:
+    """How far what a promotion added has come in: a line from 0 at `fade_start` to 1 (Karras et al. 2018)."""
+    since = images_seen - config.model.fade_start
+    return 1.0 if since >= config.model.fade_images else max(since, 0) / config.model.fade_images
