@@ -57,7 +57,7 @@ def generator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
         "attention": tuple(model.attention_g),
         "bn_eps": model.bn_eps,
         "spectral": model.spectral_g,
-        **_given(table=model.table_g, fade=model.fade),
+        **_given(table=model.table_g, **_fading(config)),
     }
 
 
@@ -68,13 +68,18 @@ def discriminator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
         "attention": tuple(model.attention_d),
         "wide": model.wide_d,
         "spectral": model.spectral_d,
-        **_given(table=model.table_d, last_map=model.last_map_d, fade=model.fade),
+        **_given(table=model.table_d, last_map=model.last_map_d, **_fading(config)),
     }
 
 
 def _given(**kwargs: Any) -> dict[str, Any]:
     """What a promoted network has beyond others; a user's own D need not know these arguments."""
     return {name: value for name, value in kwargs.items() if value is not None}
+
+
+def _fading(config: Config) -> dict[str, Any]:
+    # The loop sets alpha by the images seen; what is drawn before it turns is the beginning.
+    return {} if config.model.fade is None else {"fade": config.model.fade, "alpha": 0.0}
 
 
 def _common_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
