@@ -33,14 +33,14 @@ def load(path: str | Path, device: str | torch.device | None = None, precision: 
     Raises UserError for a device that is not here and a path or file that cannot be used.
     """
     device = hardware.choose_device(device)
-    autocast_dtype = _autocast_dtype(precision, device)
+    autocast_dtype = arithmetic(precision, device)
     hardware.set_tf32(False)
     file = snapshot.find(path)
     G, _, info = snapshot.load(file)
     return Sampler(G, info, file=file, device=device, autocast_dtype=autocast_dtype)
 
 
-def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+def arithmetic(precision: str, device: torch.device) -> torch.dtype | None:
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}.")
     if precision == "auto":
