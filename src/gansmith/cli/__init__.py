@@ -17,6 +17,7 @@ VERBS = {
     "train": ("gansmith.cli.train", "Train a GAN on your images, or go on with a run."),
     "data": ("gansmith.cli.data", "Prepare and inspect data sets."),
     "sample": ("gansmith.cli.sample", "Draw images, grids, interpolations from a run or snapshot."),
+    "report": ("gansmith.cli.report", "Write one HTML page about a run: curves, scores, pictures."),
     "info": ("gansmith.cli.info", "Show what a run, snapshot, checkpoint or data set holds."),
     "env": ("gansmith.cli.env", "Print what a bug report needs."),
 }

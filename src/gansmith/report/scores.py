@@ -1,0 +1,146 @@
+"""Evaluation rows → score curves and the newest scores with their protocols.
+
+A score is comparable only within its protocol: each protocol is a line of its own, whatever the score is
+called. Knows the shape of a result (docs/evaluation.md), not how it is computed.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from gansmith.report.curves import Clock, Source, shorten
+from gansmith.report.records import Row, number
+
+UNKNOWN = "unknown"  # protocol of a published number: never the same as that of a measured one
+# What tells people apart, first; the rest of a protocol follows in its own order.
+TELLING = ("n_fake", "n_real", "split", "truncation", "truncation_kind", "ema", "batchnorm", "seed")
+
+
+def charts(sources: Sequence[Source], first_table: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Charts as curves.charts makes them, one per score name and lines per protocol, and their tables, which
+    will be numbered from `first_table` on.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    tables: list[dict[str, Any]] = []
+    better: dict[str, str] = {}
+    for at, source in enumerate(sources):
+        lines = _lines(source)
+        clock = Clock(source.log.of("status"))
+        protocols = {name: [p for n, p in lines if n == name] for name, _ in lines}
+        for (name, protocol), points in lines.items():
+            results = [result for _, result in points]
+            better.setdefault(name, str(results[-1].get("better", "")))
+            several = len(protocols[name]) > 1
+            label = name if at == 0 else source.name
+            if protocol == UNKNOWN:
+                label = f"{source.name}, protocol not known"
+            elif several or at:
+                label += f" · protocol {protocol}"
+            line = {
+                "label": label,
+                "source": at,
+                "table": first_table + len(tables),
+                "color": len(found.get(name, [])),
+                "i": list(range(len(points))),
+                "v": [shorten(number(result.get("value"))) for result in results],
+                "sd": [shorten(number(result.get("sd"))) for result in results],
+                "protocol": protocol,
+                "points": True,
+            }
+            found.setdefault(name, []).append(line)
+            tables.append(clock.places([images for images, _ in points]))
+    drawn = [
+        {"title": name, "note": _direction(better[name]), "better": better[name], "lines": lines}
+        for name, lines in sorted(found.items(), key=lambda item: _rank(item[0]))
+    ]
+    return drawn, tables
+
+
+def newest(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Per score and protocol of the run itself: newest and best result, and what its protocol says.
+
+    Keys: name, protocol_id, newest, best (each {"images", "value", "sd"}), better, telling (text), protocol.
+    """
+    table = []
+    for (name, protocol), points in sorted(
+        _lines_of(rows).items(), key=lambda item: (_rank(item[0][0]), item[0][1])
+    ):
+        result = points[-1][1]
+        better = str(result.get("better", ""))
+        values = [(number(r.get("value")), images, r) for images, r in points]
+        finite = [entry for entry in values if entry[0] is not None]
+        best = None
+        if finite and better in ("lower", "higher"):
+            best = (min if better == "lower" else max)(finite, key=lambda entry: entry[0] or 0.0)
+        said = result.get("protocol")
+        table.append(
+            {
+                "name": name,
+                "protocol_id": protocol,
+                "better": better,
+                "newest": _place(points[-1][0], result),
+                "best": _place(best[1], best[2]) if best else None,
+                "telling": telling(said if isinstance(said, dict) else {}),
+                "protocol": said,
+            }
+        )
+    return table
+
+
+def telling(protocol: dict[str, Any]) -> str:
+    """The words that tell protocols apart: `50,000 fake, 10,000 real, split train, truncation 1 …`."""
+    words = []
+    for key in TELLING:
+        value = protocol.get(key)
+        if value is None:
+            continue
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        words.append(f"{key.replace('_', ' ')} {shown}")
+    features = protocol.get("features")
+    if isinstance(features, dict):
+        words.insert(
+            0, "features " + ", ".join(str(features[k]) for k in ("name", "resizer") if features.get(k))
+        )
+    return "; ".join(words)
+
+
+def _lines(source: Source) -> dict[tuple[str, str], list[tuple[float, dict[str, Any]]]]:
+    return _lines_of(source.log.of("evaluation"))
+
+
+def _lines_of(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[float, dict[str, Any]]]]:
+    """(name, protocol) → (images, result) by images; of repeated evaluations the last one counts."""
+    found: dict[tuple[str, str], dict[float, dict[str, Any]]] = {}
+    for row in rows:
+        results = row.data.get("results")
+        if row.abandoned or row.images is None or not isinstance(results, list):
+            continue
+        for result in results:
+            if isinstance(result, dict):
+                key = (str(result.get("name") or result.get("metric") or "?"), _protocol_id(result))
+                found.setdefault(key, {})[row.images] = result
+    return {key: sorted(points.items(), key=lambda item: item[0]) for key, points in found.items()}
+
+
+def _protocol_id(result: dict[str, Any]) -> str:
+    given = result.get("protocol_id")
+    if isinstance(given, str) and given:
+        return given
+    protocol = result.get("protocol")
+    if not protocol:
+        return UNKNOWN
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _place(images: float, result: dict[str, Any]) -> dict[str, Any]:
+    return {"images": images, "value": number(result.get("value")), "sd": number(result.get("sd"))}
+
+
+def _direction(better: str) -> str:
+    return f"{better} is better" if better in ("lower", "higher") else ""
+
+
+def _rank(name: str) -> tuple[bool, bool, str]:
+    """FID first, other Fréchet distances next, then by name."""
+    return (name != "FID", not name.startswith(("FID", "FD-")), name)
