@@ -80,6 +80,7 @@ def checkpoint(run: "Run", state: State) -> str:
                     "resolved": resolved(run),
                     "data": {"content_hash": run.dataset.content_hash, "images": len(run.dataset)},
                     "classes": classes(run),
+                    "discriminator": getattr(state.D.net, "kwargs", None),
                     "world": run.world.size,
                     "precision": run.precision.name,
                 },
