@@ -84,3 +84,7 @@ class FeatureNetwork(ABC):
             "weights_sha256": self.weights_sha256,
             "arithmetic": self.precision,
         }
+
+    def cache_identity(self) -> dict[str, Any]:
+        """What stored features of a reference are found by: at least the description."""
+        return self.describe()

@@ -28,7 +28,7 @@ def find(
     spec: inception | effnet-lite0 | dinov2 | pixels | classifier:FILE (of `gansmith eval train-classifier`)
     | FILE.pt (TorchScript) | MODULE:FUNCTION. weights: a file or folder instead of the network's own.
     resizer: of inception, tf1 (default) or clean. device: None takes the accelerator, if there is one.
-    precision: fp32 or bf16 (autocast; not for inception and pixels).
+    precision: fp32, or bf16 for effnet-lite0, dinov2 and classifiers.
     Raises UserError for anything that is unknown, missing or does not fit.
     """
     if precision not in PRECISIONS:
@@ -45,10 +45,10 @@ def find(
 
 
 def default() -> str:
-    """The network that `--features auto` means: inception if its weights are at hand (never downloading), else
-    effnet-lite0 if it is installed. Raises UserError, naming the choices, when there is neither.
+    """The network that `--features auto` means: inception if its weights are at hand (nothing is downloaded),
+    else effnet-lite0 if it is installed. Raises UserError, naming the choices, when there is neither.
     """
-    from gansmith.evaluation.features import weights
+    from gansmith.evaluation.features import inception_weights as weights
 
     if weights.at_hand() is not None:
         return "inception"
@@ -100,7 +100,8 @@ def _effnet_lite0(
 ) -> FeatureNetwork:
     from gansmith.evaluation.features.effnet import EffNetLite0
 
-    return EffNetLite0(file, device, precision)
+    _refuse_weights(spec, file)
+    return EffNetLite0(device, precision)
 
 
 def _dinov2(
@@ -136,7 +137,8 @@ def _torchscript(
     from gansmith.evaluation.features.own import TorchScript
 
     _refuse_weights(spec, file)
-    return TorchScript(Path(spec).expanduser(), device, precision)
+    _refuse_bf16(spec, precision, "or in what the file says")
+    return TorchScript(Path(spec).expanduser(), device)
 
 
 def _function(
@@ -145,7 +147,8 @@ def _function(
     from gansmith.evaluation.features.own import Function
 
     _refuse_weights(spec, file)
-    return Function(spec, device, precision)
+    _refuse_bf16(spec, precision, "or in what it casts to")
+    return Function(spec, device)
 
 
 def _refuse_weights(spec: str, file: Path | None) -> None:

@@ -5,9 +5,6 @@ in its pooling: averages leave the padding out, and the last block takes a maxim
 folded into the convolutions when the weights are read.
 """
 
-import hashlib
-import io
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gansmith.errors import UserError
-from gansmith.evaluation.features import weights
+from gansmith.evaluation.features import inception_weights, weights
 from gansmith.evaluation.features.base import FeatureNetwork
 from gansmith.evaluation.features.resizing import antialiased_bicubic, tf1_bilinear
 
@@ -122,7 +119,8 @@ class _Conv(nn.Module):
     def fold(self) -> None:
         bn = self.bn
         assert isinstance(bn, nn.BatchNorm2d)
-        assert bn.running_var is not None and bn.running_mean is not None  # noqa: PT018 (one fact)
+        assert bn.running_var is not None
+        assert bn.running_mean is not None
         scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
         bias = bn.bias.double() - bn.running_mean.double() * scale
         self.conv.weight = nn.Parameter((self.conv.weight.double() * scale[:, None, None, None]).float())
@@ -230,7 +228,7 @@ class Inception(FeatureNetwork):
         source: str = "weights",
     ) -> None:
         self.resizer, self.device, self.weights_sha256 = resizer, device, sha256
-        self.frechet_name = "FID" if sha256.startswith(weights.SHA256) else "FD-Inception"
+        self.frechet_name = "FID" if sha256.startswith(inception_weights.SHA256) else "FD-Inception"
         net = _filled(state, source)
         net.fold()
         self.net = net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
@@ -253,18 +251,10 @@ def load(given: Path | None, resizer: str, device: torch.device) -> Inception:
 
     Raises UserError for weights that are missing, cut short or not the published ones.
     """
-    file = weights.inception_file(given)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
-    digest = hashlib.sha256(content).hexdigest()
-    weights.check(file, digest, given)
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{file} cannot be read as weights ({error}).") from None
-    return Inception(state, resizer, device, digest, str(file))
+    file = inception_weights.find(given)
+    content, digest = weights.read(file, "the Inception weights")
+    inception_weights.check(file, digest, given)
+    return Inception(weights.state_dict(content, file), resizer, device, digest, str(file))
 
 
 def _filled(state: dict[str, Tensor], source: str) -> Network:

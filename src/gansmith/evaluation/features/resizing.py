@@ -1,4 +1,6 @@
-"""Resizing as the published codes do it, written as one matrix per side: out = rows @ image @ columnsᵀ.
+"""From uint8 pixels to a network's input: resizing as the published codes do it, and ImageNet's scaling.
+
+A resizing is one matrix per side: out = rows @ image @ columnsᵀ.
 
 Scores depend on it (clean-fid, figure 1), so it is ours and fixed, whatever libraries do later. Nothing is
 rounded to whole pixel values afterwards.
@@ -25,6 +27,13 @@ def antialiased_bicubic(images: Tensor, size: int) -> Tensor:
     uint8 or float in [0, 255] (N, C, H, W) → float32 (N, C, size, size).
     """
     return _resized(images, size, _bicubic_weights).clamp_(0, 255)
+
+
+def imagenet_normalized(images: Tensor) -> Tensor:
+    """float32 (N, 3, H, W) in [0, 255] → / 255, minus ImageNet's mean colour, by its standard deviation."""
+    mean = torch.tensor([0.485, 0.456, 0.406], device=images.device).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225], device=images.device).view(3, 1, 1)
+    return (images / 255 - mean) / deviation
 
 
 def _resized(images: Tensor, size: int, weights: Callable[[int, int], np.ndarray]) -> Tensor:
