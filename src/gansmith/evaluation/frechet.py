@@ -53,14 +53,16 @@ def moments(features: np.ndarray | Iterable[np.ndarray], what: str = "the images
     non-finite features.
     """
     pieces = [features] if isinstance(features, np.ndarray) else features
-    total, bad = None, 0
+    total, n, bad = None, 0, 0
     for chunk in _regrouped(pieces):
+        n += len(chunk)
         bad += count_bad(chunk)
-        part = chunk_moments(chunk)
-        total = part if total is None else total.merge(part)
-    refuse_few(total.n if total else 0, what, 2)
+        if not bad:
+            part = chunk_moments(chunk)
+            total = part if total is None else total.merge(part)
+    refuse_few(n, what, 2)
+    refuse_bad(bad, n, what)
     assert total is not None
-    refuse_bad(bad, total.n, what)
     return total
 
 
