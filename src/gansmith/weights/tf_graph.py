@@ -41,16 +41,25 @@ def statistics(saved_model: bytes, kernels: dict[str, int]) -> list[tuple[np.nda
     """
     problems = []
     for nodes in graphs(saved_model):
-        for search in (lambda: _Search(nodes, list(kernels)).pairs(), lambda: _by_name(nodes, len(kernels))):  # noqa: B023
-            try:
-                pairs = search()
-                for (name, channels), (means, variances) in zip(kernels.items(), pairs):
-                    if not means.shape == variances.shape == (len(pairs[0][0]), channels):
-                        raise ValueError(f"the tables for {name} are not those of {channels} channels")
-                return pairs
-            except ValueError as error:
-                problems.append(str(error))
+        try:
+            pairs = _pairs(nodes, list(kernels))
+            for (name, channels), (means, variances) in zip(kernels.items(), pairs):
+                if not means.shape == variances.shape == (len(pairs[0][0]), channels):
+                    raise ValueError(f"the tables for {name} are not those of {channels} channels")
+            return pairs
+        except ValueError as error:
+            problems.append(str(error))
     raise ValueError(problems[0] if problems else "it holds no graph")
+
+
+def _pairs(nodes: dict[str, Node], kernels: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    try:
+        return _Search(nodes, kernels).pairs()
+    except ValueError as error:
+        try:
+            return _by_name(nodes, len(kernels))
+        except ValueError:
+            raise error from None
 
 
 def _by_name(nodes: dict[str, Node], count: int) -> list[tuple[np.ndarray, np.ndarray]]:

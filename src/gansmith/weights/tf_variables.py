@@ -153,19 +153,26 @@ class Filling:
     v: dict[str, Tensor] = field(default_factory=dict)
 
     def put(self, key: str, array: np.ndarray, layout: Layout = vector) -> None:
-        """Sets one entry of the state."""
-        self.values[key] = as_tensor(layout(array))
+        """Sets one entry of the state. Raises UserError for an array without the layout's dimensions."""
+        try:
+            self.values[key] = as_tensor(layout(array))
+        except (ValueError, IndexError):
+            raise UserError(
+                f"the variable for {key} has shape {array.shape}, which no such layer has; the checkpoint is "
+                "of another program."
+            ) from None
 
     def put_vector(self, layer: str, stored: np.ndarray, shape: tuple[int, ...], layout: Layout) -> None:
         """The stored singular vector of a layer whose kernel has this shape: either side, told by its size
         (where both sides are as long, by its own shape: (1, out) or (in, 1)).
         """
-        outputs, inputs = shape[-1], int(np.prod(shape[:-1]))
-        left_side = stored.size == outputs and not (inputs == outputs and stored.shape == (inputs, 1))
-        if left_side:
+        outputs, inputs = shape[-1], math.prod(shape[:-1])
+        if stored.size == inputs and (inputs != outputs or stored.shape == (inputs, 1)):
+            self.v[layer] = as_tensor(layout(stored.reshape(*shape[:-1], 1))).flatten()
+        elif stored.size == outputs:
             self.u[layer] = as_tensor(layout(stored.reshape(*[1] * (len(shape) - 1), outputs))).flatten()
         else:
-            self.v[layer] = as_tensor(layout(stored.reshape(*shape[:-1], 1))).flatten()
+            self.u[layer] = as_tensor(stored).flatten()  # `rebuild` says that it does not fit
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
