@@ -1,10 +1,13 @@
 """`gansmith train`: flags → settings → training.run."""
 
+from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from gansmith import config as configuration
+from gansmith.errors import UserError
 
 
 def _list_settings(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -30,6 +33,12 @@ def _list_settings(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.option("--seed", type=int, help="Of initial weights, data order and noise.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), help="Arithmetic.")
 @click.option("--unconditional", is_flag=True, help="Train without classes.")
+@click.option(
+    "--init-from", metavar="PATH", help="Start from a trained network's weights (docs/finetuning.md)."
+)
+@click.option(
+    "--map", "maps", multiple=True, metavar="NEW=OLD", help="Class NEW starts as OLD; or a YAML file of them."
+)
 @click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps … [the accelerator, if any]")
 @click.option(
     "--checkpoint-dir", type=click.Path(file_okay=False), help="Checkpoints elsewhere, e.g. another disk."
@@ -60,6 +69,8 @@ def train(
     allow_change: tuple[str, ...],
     dry_run: bool,
     unconditional: bool,
+    init_from: str | None,
+    maps: tuple[str, ...],
     **words: Any,
 ) -> None:
     """Train a GAN on your images, or go on with a run.
@@ -70,6 +81,10 @@ def train(
     settings |= {f"train.{name}": value for name, value in words.items() if value is not None}
     if unconditional:
         settings["model.conditional"] = False
+    if init_from is not None:
+        settings["init.source"] = init_from
+    if maps:
+        settings["init.map"] = class_map(maps)
 
     from gansmith.training import run, stopping
 
@@ -85,3 +100,35 @@ def train(
         allow_change=allow_change,
         dry_run=dry_run,
     )
+
+
+def class_map(given: tuple[str, ...]) -> dict[str, str]:
+    """`husky=n02110185` and YAML files of such pairs → one table, new class → old class."""
+    table: dict[str, str] = {}
+    for text in given:
+        new, equals, old = text.partition("=")
+        if equals and not (new and old):
+            raise UserError(f"--map {text!r}: one side is empty; write NEW=OLD, e.g. husky=n02110185.")
+        for name, target in ({new: old} if equals else _read_map(Path(text))).items():
+            if table.get(name, target) != target:
+                raise UserError(
+                    f"--map: class {name!r} is mapped twice, to {table[name]!r} and {target!r}; keep one."
+                )
+            table[name] = target
+    return table
+
+
+def _read_map(path: Path) -> dict[str, str]:
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"--map {path}: no such file, and no NEW=OLD; write e.g. husky=n02110185, or name a YAML file."
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--map {path} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(table, dict) or any(
+        isinstance(old, dict | list) or old is None for old in table.values()
+    ):
+        raise UserError(f"--map {path} must hold lines of NEW: OLD, e.g. `husky: n02110185`.")
+    return {str(new): str(old) for new, old in table.items()}

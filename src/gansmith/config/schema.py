@@ -83,7 +83,9 @@ class ModelConfig(Section):
     table_g: tuple[int, ...] | None = identity(
         None, "channel multipliers of G from 4×4 to the image; None: the published ones"
     )
-    table_d: tuple[int, ...] | None = identity(None, "channel multipliers of D from the image to its last map")
+    table_d: tuple[int, ...] | None = identity(
+        None, "channel multipliers of D from the image to its last map"
+    )
     last_map_d: int | None = identity(None, "side of D's last map; None: 4, in 32 px networks 8", ge=1)
     fade: Literal["append", "insert"] | None = identity(
         None, "how `gansmith convert --resolution` made this network: what it added is faded in"
@@ -186,6 +188,57 @@ class EmaConfig(Section):
         return value
 
 
+class InitConfig(Section):
+    """Starting from given weights (docs/finetuning.md)."""
+
+    source: str | None = identity(None, "where the weights come from; the run goes on without it")
+    sha256: str | None = identity(None, "of these weights; filled in when they are read, refused if others")
+    map: dict[str, str] = identity({}, "new class → class of the source, by name or number")
+    new_classes: Literal["mean", "nearest"] = identity(
+        "mean", "how other classes start: as the mean of the source's, or as the one that looks nearest"
+    )
+    freeze_d: int | tuple[str, ...] = identity(
+        0, "blocks of D that stay as they are, counted from the image, or layers by name"
+    )
+    release: str | int = identity(
+        "auto", "when G may learn: plateau of D's loss, or after so many images; auto: plateau if D is new"
+    )
+    release_window: str | int = identity("50k", "images that D's loss is averaged over to see the plateau")
+    release_tolerance: float = identity(0.02, "a plateau: the mean falls by less from window to window", gt=0)
+    release_limit: str | int = identity("1M", "images after which G is released without a plateau")
+    release_ramp: str | int = identity("50k", "images over which G's learning rate then rises from 0")
+    generator: dict[str, Any] = identity({}, "filled in: what the source's G has and model.* cannot say")
+    discriminator: dict[str, Any] = identity({}, "filled in: the same of its D")
+
+    @field_validator("map", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:  # YAML reads the class 7 as a number
+        return {str(new): str(old) for new, old in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("freeze_d")
+    @classmethod
+    def _blocks(cls, value: int | tuple[str, ...]) -> int | tuple[str, ...]:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be 0 or more blocks")
+        return value
+
+    @field_validator("release")
+    @classmethod
+    def _criterion(cls, value: str | int) -> str | int:
+        if value not in ("auto", "plateau"):
+            try:
+                images(value, 1)
+            except ValueError:
+                raise ValueError("write auto, plateau, or an amount of images such as 100k") from None
+        return value
+
+    @field_validator("release_window", "release_limit", "release_ramp")
+    @classmethod
+    def _amount(cls, value: str | int) -> str | int:
+        images(value, 1)
+        return value
+
+
 class LogConfig(Section):
     status_every: str | int = free("5k", "images between status lines")
     snapshot_every: str | int = free("200k", "images between snapshots with their sample grids")
@@ -220,6 +273,7 @@ class Config(Section):
     bn: BatchNormConfig = BatchNormConfig()
     spectral: SpectralConfig = SpectralConfig()
     ema: EmaConfig = EmaConfig()
+    init: InitConfig = InitConfig()
     log: LogConfig = LogConfig()
 
 
@@ -282,6 +336,10 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
         yield "loss.objective", f"{config.loss.objective!r} is unknown; choose hinge, or module:function"
     if model.discriminator is not None and ":" not in model.discriminator:
         yield "model.discriminator", f"{model.discriminator!r} must be module:function"
+    if config.init.source is None:
+        for name in ("map", "freeze_d", "generator", "discriminator"):
+            if getattr(config.init, name):
+                yield f"init.{name}", "is for runs that start from given weights: it needs --init-from"
     for path, value in (
         ("bn.group", config.bn.group),
         ("train.micro_batch", config.train.micro_batch),

@@ -90,7 +90,8 @@ def peek(config: Config) -> DataSummary:
 def check_data(config: Config, data: DataSummary) -> None:
     """Raises UserError for data that cannot train this configuration."""
     used = [info for info in data.classes if info.count]
-    if uses_labels(config) and len(used) < 2:
+    # One class is enough for a network that had classes: it goes on with that one (docs/finetuning.md).
+    if uses_labels(config) and len(used) < 2 and config.init.source is None:
         raise UserError(
             f"--data has one class only ({used[0].name if used else 'no images'}): there is nothing to be "
             "conditional on. Add --unconditional, or give a folder with a sub-folder per class."

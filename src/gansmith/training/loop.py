@@ -27,6 +27,7 @@ from gansmith.training import ema, saving, schedule
 from gansmith.training.distributed import World
 from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
 from gansmith.training.precision import Precision
+from gansmith.training.release import Rule
 from gansmith.training.runlog import Averages, RunLog
 from gansmith.training.state import Player, State
 from gansmith.training.stopping import StopRequest
@@ -56,6 +57,7 @@ class Run:
     duration: int
     ema_half_life: int
     ema_start: int
+    release: Rule
     averages: Averages = field(default_factory=Averages)
 
 
@@ -91,8 +93,11 @@ def train(run: Run, state: State) -> None:
             before = state.images_seen
             _set_learning_rates(run, state)
             for _ in range(run.config.optim.d_steps):
-                _phase(run, "d", state, _micro_batches_d(run, state, reals))
+                loss = _phase(run, "d", state, _micro_batches_d(run, state, reals))
                 state.images_seen += run.config.train.batch
+                _release(run, state, loss)
+            if state.release.holds:  # a new D first learns to judge a G that stands still, average and all
+                continue
             _phase(run, "g", state, _micro_batches_g(run, state))
             state.fakes_seen += run.batch_g
             state.step += 1
@@ -109,20 +114,24 @@ def train(run: Run, state: State) -> None:
         reals.close()
 
 
-def _phase(run: Run, letter: str, state: State, micro_batches: Iterator[MicroBatch]) -> None:
-    """One optimizer step of one network, the other one frozen."""
+def _phase(run: Run, letter: str, state: State, micro_batches: Iterator[MicroBatch]) -> torch.Tensor:
+    """One optimizer step of one network, the other one frozen. Returns this rank's mean loss."""
     player, other = (state.D, state.G) if letter == "d" else (state.G, state.D)
     micro = run.micro_batch if letter == "d" else run.micro_batch_g
     count = (run.config.train.batch if letter == "d" else run.batch_g) // micro  # over all ranks
     spectral.set_trainable(player.net, True)
     spectral.set_trainable(other.net, False)
+    for tensor in player.frozen:
+        tensor.requires_grad_(False)
 
     player.gradients.zero()
+    losses = []
     for micro_batch in micro_batches:
         with run.precision.autocast():
             loss, scalars = run.objective(letter, state.G.net, state.D.net, micro_batch)
         (loss * (player.scale.scale / count)).backward()
         run.averages.add(scalars)
+        losses.append(loss.detach())
     player.gradients.finish(run.world, player.scale.scale)
 
     strength = run.config.loss.ortho_d if letter == "d" else run.config.loss.ortho_g
@@ -137,6 +146,17 @@ def _phase(run: Run, letter: str, state: State, micro_batches: Iterator[MicroBat
         run.averages.add({f"gradient_norm_{letter}": torch.tensor(norm, device=run.world.device)})
     elif player.scale.skipped_in_a_row > run.config.train.max_skipped:
         _give_up(run, letter, state, player)
+    return torch.stack(losses).mean()
+
+
+def _release(run: Run, state: State, loss_d: torch.Tensor) -> None:
+    """Lets G go when D has seen enough of it (release.py); does nothing in any other run."""
+    released = state.release.observe(
+        run.release, run.world, loss_d, run.config.train.batch, state.images_seen
+    )
+    if released:
+        run.log.say(f"G is released at {state.images_seen:,} images: {released['reason']}")
+        run.log.event("released", **released)
 
 
 def _give_up(run: Run, letter: str, state: State, player: Player) -> None:
@@ -205,7 +225,8 @@ def _noise(run: Run, name: str, positions: np.ndarray) -> tuple[torch.Tensor, to
 
 def _set_learning_rates(run: Run, state: State) -> None:
     factor = schedule.factor(run.config, state.images_seen, len(run.dataset))
-    for player, lr in ((state.G, run.config.optim.lr_g), (state.D, run.config.optim.lr_d)):
+    lr_g = run.config.optim.lr_g * state.release.factor(run.release, state.images_seen)
+    for player, lr in ((state.G, lr_g), (state.D, run.config.optim.lr_d)):
         for group in player.adam.param_groups:
             group["lr"] = lr * factor
 

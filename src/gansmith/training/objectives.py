@@ -62,11 +62,11 @@ def add_orthogonal_gradient(net: nn.Module, strength: float) -> None:
     gradient.
 
     W is (out, …) flattened to (out, in). The exact gradient is 4β (W Wᵀ − diag(W Wᵀ)) W; where out > in the
-    product is taken the other way round, W (Wᵀ W), so that no out × out matrix is formed. Embeddings are
-    exempt.
+    product is taken the other way round, W (Wᵀ W), so that no out × out matrix is formed. Embeddings and
+    frozen layers are exempt.
     """
     for module in net.modules():
-        if not isinstance(module, Conv | Linear | nn.Conv2d | nn.Linear):
+        if not isinstance(module, Conv | Linear | nn.Conv2d | nn.Linear) or not module.weight.requires_grad:
             continue
         W = module.weight.flatten(1)
         norms = W.square().sum(1, keepdim=True)

@@ -18,8 +18,9 @@ from gansmith.training.distributed import World
 UNCHANGEABLE = {"train.seed", "data.balanced"} | {
     path
     for path in configuration.fields()
-    if path.startswith("model.")
-    and path not in ("model.latent", "model.init", "model.bn_eps", "model.sn_eps")
+    if path.startswith(("model.", "init."))
+    and path not in ("model.latent", "model.init", "model.bn_eps", "model.sn_eps", "init.freeze_d")
+    and not path.startswith("init.release")
 }
 
 
@@ -120,7 +121,7 @@ def order(
     continued = Order.from_json(record["order"], labels=labels)
     if record["data"]["content_hash"] == dataset.content_hash:
         return continued
-    if "data" not in allow_change:
+    if "data" not in allow_change and record["data"]["content_hash"] is not None:  # None: of a promotion
         raise UserError(
             f"--data is not what this run was trained on ({dataset.content_hash[:12]}, {len(dataset):,} "
             f"images, instead of {record['data']['content_hash'][:12]}, {record['data']['images']:,}); "

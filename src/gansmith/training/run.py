@@ -14,7 +14,17 @@ from gansmith.data import open_dataset
 from gansmith.data.feed import Feed
 from gansmith.data.shards import Dataset
 from gansmith.errors import UserError
-from gansmith.training import announce, batching, grids, objectives, precision, resuming, rundir
+from gansmith.training import (
+    announce,
+    batching,
+    grids,
+    initial,
+    objectives,
+    precision,
+    release,
+    resuming,
+    rundir,
+)
 from gansmith.training import loop as training
 from gansmith.training import state as states
 from gansmith.training.checkpoint import read_tensors
@@ -46,6 +56,8 @@ def train(
     if data is not None:
         # Absolute, so that the run's folder can be gone on with from anywhere.
         overrides["data.path"] = str(Path(data).resolve()) if Path(data).exists() else data
+    if (start := overrides.get("init.source")) is not None and Path(start).exists():
+        overrides["init.source"] = str(Path(start).resolve())
     own = Path(out) / "config.yaml" if out is not None else None
     if config_file is None and preset is None and own is not None and own.exists():
         config_file = own  # gansmith train --out RUN: the run knows its own recipe
@@ -70,6 +82,7 @@ def train(
             stack.enter_context(rundir.owned(where, Path(checkpoint_dir) if checkpoint_dir else None, world))
         log = RunLog(None if dry_run else where, world, config.log.tensorboard)
         folder = where / "checkpoints" if where.exists() else Path(checkpoint_dir or where / "checkpoints")
+        config, origins, source = initial.settle(config, origins, folder, world)
         saved = resuming.find(folder, config, allow_change, world, log.warn, dry_run)
         group = (saved.bn_group if saved else None) or batching.bn_group(config)
         sizes = batching.resolve(config, group, world.size)
@@ -80,11 +93,14 @@ def train(
             )
             return where
         if dry_run:
-            announce.everything(log, plan, announce.peek(config))
+            found = announce.peek(config)
+            announce.everything(log, plan, found)
+            if source:
+                initial.introduce(log, source, config, found)
             going_on = f"goes on at {saved.images_seen:,} images" if saved else "starts"
             log.say(f"dry run: nothing was written; without --dry-run this {going_on} in {where}")
             return where
-        run, state = _ready(plan, log, saved, where, allow_change)
+        run, state = _ready(plan, log, saved, source, where, allow_change)
         if world.is_main:
             _write_description(run, state, origins)
         _say_how_it_starts(run, state, saved)
@@ -99,7 +115,12 @@ def train(
 
 
 def _ready(
-    plan: announce.Plan, log: RunLog, saved: resuming.Saved | None, out: Path, allow_change: Sequence[str]
+    plan: announce.Plan,
+    log: RunLog,
+    saved: resuming.Saved | None,
+    source: initial.Source | None,
+    out: Path,
+    allow_change: Sequence[str],
 ) -> tuple[training.Run, states.State]:
     """Opens the data, builds the networks or restores them, and puts together what the loop needs."""
     config, world, chosen, sizes, group = plan.config, plan.world, plan.precision, plan.sizes, plan.bn_group
@@ -112,7 +133,11 @@ def _ready(
     num_classes = announce.num_classes(config, summary)
     order = resuming.order(saved, config, dataset, num_classes, allow_change)
     announce.everything(log, plan, summary)
-    state = states.build(config, num_classes, group, order, world, chosen.dtype)
+    given = None
+    if source:
+        initial.introduce(log, source, config, summary)
+        given = initial.networks(source, config, dataset, world, log)
+    state = states.build(config, num_classes, group, order, world, chosen.dtype, given)
     if saved:
         states.restore(state, read_tensors(saved.path))
         states.restore_record(state, saved.record)
@@ -153,6 +178,7 @@ def _ready(
         duration=images(config.train.duration, len(dataset)),
         ema_half_life=amount(config.ema.half_life),
         ema_start=images(config.ema.start, len(dataset)),
+        release=release.rule(config, len(dataset)),
     )
     return run, state
 

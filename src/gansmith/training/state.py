@@ -4,7 +4,8 @@
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from gansmith.data.order import Order
 from gansmith.errors import UserError
 from gansmith.models import layers, normalization, spectral
 from gansmith.models.biggan import Discriminator, Generator
+from gansmith.training import freezing
 from gansmith.training.distributed import World
 from gansmith.training.gradients import FlatGradients
 from gansmith.training.objectives import import_function
 from gansmith.training.precision import LossScale
+from gansmith.training.release import Release, holds_at_start
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Player:
     adam: torch.optim.Adam
     gradients: FlatGradients
     scale: LossScale
+    frozen: tuple[torch.Tensor, ...] = ()  # take no gradient, ever
 
 
 @dataclass
@@ -45,6 +49,7 @@ class State:
     fakes_seen: int = 0  # fakes made for G phases: position in G's noise stream
     step: int = 0  # G steps
     seconds: float = 0.0  # spent in the loop, over all restarts
+    release: Release = field(default_factory=Release)  # whether G stands still
 
 
 def generator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
@@ -58,6 +63,7 @@ def generator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
         "bn_eps": model.bn_eps,
         "spectral": model.spectral_g,
         **_given(table=model.table_g, **_fading(config)),
+        **config.init.generator,
     }
 
 
@@ -69,6 +75,7 @@ def discriminator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
         "wide": model.wide_d,
         "spectral": model.spectral_d,
         **_given(table=model.table_d, last_map=model.last_map_d, **_fading(config)),
+        **config.init.discriminator,
     }
 
 
@@ -99,40 +106,76 @@ def networks(config: Config, num_classes: int) -> tuple[Generator, nn.Module]:
     """G and D on the current default device, untrained. Raises UserError where the settings do not fit
     together.
     """
+    try:
+        G = Generator(**generator_kwargs(config, num_classes))
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+    return G, discriminator(config, num_classes)
+
+
+def discriminator(config: Config, num_classes: int) -> nn.Module:
+    """D alone, likewise."""
     make_d: Any = Discriminator
     if config.model.discriminator is not None:
         make_d = import_function(config.model.discriminator, "model.discriminator")
     try:
-        return (
-            Generator(**generator_kwargs(config, num_classes)),
-            make_d(**discriminator_kwargs(config, num_classes)),
-        )
+        return make_d(**discriminator_kwargs(config, num_classes))
     except ValueError as error:
         raise UserError(f"model: {error}") from None
 
 
+@dataclass
+class Given:
+    """Networks that a run starts from instead of random ones: on the CPU, u and v as they are to be used.
+
+    D is None where the run makes its own.
+    """
+
+    G: Generator
+    G_ema: Generator
+    D: nn.Module | None
+
+
 def build(
-    config: Config, num_classes: int, bn_group: int, order: Order, world: World, dtype: torch.dtype
+    config: Config,
+    num_classes: int,
+    bn_group: int,
+    order: Order,
+    world: World,
+    dtype: torch.dtype,
+    given: Given | None = None,
 ) -> State:
-    """A run at its beginning: seeded weights, converged spectral norms, the average a copy of G."""
+    """A run at its beginning: seeded weights, converged spectral norms, the average a copy of G.
+
+    Networks that are given come in as they are: nothing iterates on their singular vectors.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(config.train.seed, "weights"))
-        G, D = networks(config, num_classes)
-    for net in (G, D):
+        if given is None:
+            G, D = networks(config, num_classes)
+        else:
+            G, D = given.G, given.D or discriminator(config, num_classes)
+    for net in (G, D, *((given.G_ema,) if given else ())):
         net.to(world.device)
         # One node's orthogonal factors need not be the other's.
         world.copy_from_main(net.state_dict().values())
         if config.train.channels_last:
             layers.set_channels_last(net)
-        spectral.converge(net)
+        if given is None or net not in (given.G, given.G_ema, given.D):
+            spectral.converge(net)
+        else:
+            spectral.refresh(net.train().requires_grad_(True), iterations=0)
     normalization.set_batch_norm_group(G, bn_group)
     optim = config.optim
     scaled = dtype == torch.float16
+    frozen = freezing.names(D, config.init.freeze_d)
+    new_d = given is not None and given.D is None
     return State(
         G=_player(G, optim.lr_g, config, scaled),
-        D=_player(D, optim.lr_d, config, scaled),
-        G_ema=replica(G),
+        D=_player(D, optim.lr_d, config, scaled, frozen),
+        G_ema=replica(given.G_ema if given else G),
         order=order,
+        release=Release(holds=given is not None and holds_at_start(config, new_d)),
     )
 
 
@@ -149,12 +192,14 @@ def replica(G: Generator) -> Generator:
     return copy.eval()
 
 
-def _player(net: nn.Module, lr: float, config: Config, scaled: bool) -> Player:
+def _player(
+    net: nn.Module, lr: float, config: Config, scaled: bool, frozen: Set[str] = frozenset()
+) -> Player:
     optim = config.optim
-    adam = torch.optim.Adam(
-        net.parameters(), lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True
-    )
-    return Player(net, adam, FlatGradients(net), LossScale(enabled=scaled))
+    trained = [parameter for name, parameter in net.named_parameters() if name not in frozen]
+    adam = torch.optim.Adam(trained, lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
+    gradients = FlatGradients(net)
+    return Player(net, adam, gradients, LossScale(enabled=scaled), freezing.tensors(net, frozen))
 
 
 def _seed(*parts: object) -> int:
@@ -218,6 +263,7 @@ def record(state: State) -> dict[str, Any]:
         "scale_g": state.G.scale.state(),
         "scale_d": state.D.scale.state(),
         "order": state.order.to_json(),
+        "release": asdict(state.release),
     }
 
 
@@ -228,3 +274,4 @@ def restore_record(state: State, saved: dict[str, Any]) -> None:
     state.seconds = float(saved["seconds"])
     state.G.scale.restore(saved["scale_g"])
     state.D.scale.restore(saved["scale_d"])
+    state.release = Release(**saved.get("release", {}))

@@ -1,0 +1,134 @@
+"""What a run can start from: gansmith's own runs, checkpoints and snapshots, and every format that
+`weights` reads; and whether a trained D is left lying beside it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from gansmith import config as configuration
+from gansmith.errors import UserError
+from gansmith.models import spectral
+from gansmith.models.biggan import Discriminator, Generator
+from gansmith.training import checkpoint as checkpoints
+from gansmith.training import state as states
+from gansmith.weights import snapshot
+from gansmith.weights.imported import Imported, check_finite
+
+
+def read(path: Path) -> Imported:
+    """The networks in a run (its newest whole checkpoint, else its newest snapshot), a checkpoint, a
+    snapshot, or anything of another program.
+
+    Raises UserError for what is missing, damaged or unknown.
+    """
+    if not path.exists():
+        raise UserError(
+            f"--init-from {path} does not exist; give a run, a snapshot (.safetensors), a checkpoint folder, "
+            "or published weights."
+        )
+    if (path / "manifest.json").is_file():
+        if wrong := checkpoints.problem(path):
+            raise UserError(f"--init-from {path} is damaged: {wrong}; use another checkpoint of the run.")
+        return _checkpoint(path)
+    if (path / "checkpoints").is_dir() and checkpoints.listed(path / "checkpoints"):
+        notes: list[str] = []
+        newest = checkpoints.latest(path / "checkpoints", notes.append)
+        assert newest is not None
+        imported = _checkpoint(newest)
+        imported.notes += notes
+        return imported
+    if _ours(path):
+        return _snapshot(path)
+    from gansmith.weights.convert import open_any
+
+    return open_any(path)
+
+
+def _ours(path: Path) -> bool:
+    if path.is_dir():
+        return (path / "snapshots").is_dir() or _holds_numbered(path)
+    return path.suffix == ".safetensors" or path.name == "best"
+
+
+def _holds_numbered(path: Path) -> bool:
+    return any(snapshot.NUMBERED.fullmatch(file.name) for file in path.glob("*.safetensors"))
+
+
+def _snapshot(path: Path) -> Imported:
+    G, D, info = snapshot.load(path, discriminator=True)
+    return Imported(
+        family=G.kwargs["family"],
+        source_format="gansmith snapshot",
+        source=snapshot.find(path),
+        G=G,
+        D=D,
+        info=info,
+        images_seen=info["images_seen"],
+    )
+
+
+def _checkpoint(path: Path) -> Imported:
+    """All three networks of a checkpoint that was found whole."""
+    G_ema, _, info = snapshot.load(path / snapshot.CHECKPOINT_FILE)
+    record = checkpoints.read_record(path)
+    try:
+        tensors = load_file(path / "networks.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"--init-from {path}: networks.safetensors cannot be read ({error}).") from None
+    check_finite(path, tensors)
+    imported = Imported(
+        family=G_ema.kwargs["family"],
+        source_format="gansmith checkpoint",
+        source=path,
+        G=G_ema,
+        G_raw=_filled(Generator, G_ema.kwargs, tensors, "G", path),
+        info=info,
+        step=record["step"],
+        images_seen=record["images_seen"],
+    )
+    config = configuration.from_flat(record["config"])
+    if config.model.discriminator is not None:
+        imported.unused.append(("D", f"it is of your own making ({config.model.discriminator})"))
+    else:
+        kwargs = states.discriminator_kwargs(config, record["resolved"]["num_classes"])
+        imported.D = _filled(Discriminator, kwargs, tensors, "D", path)
+    return imported
+
+
+def _filled(kind: type, kwargs: dict[str, Any], tensors: dict[str, torch.Tensor], letter: str, path: Path):
+    with torch.device("meta"):  # no time for an initialisation that is overwritten
+        net = kind(**kwargs)
+    state = {key[2:]: value for key, value in tensors.items() if key.startswith(f"{letter}.")}
+    try:
+        net.to_empty(device="cpu").load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"--init-from {path}: its {letter} does not fit its description: {error}.") from None
+    spectral.refresh(net, iterations=0)
+    return net.eval().requires_grad_(False)
+
+
+def idle_discriminator(path: str, imported: Imported) -> str | None:
+    """A warning if a trained D is in the source or lies beside it, and this run makes a new one."""
+    beside = None
+    if imported.D is not None:
+        beside = f"{path} brings its own trained D, and model.discriminator replaces it by a new one"
+        way = "leave model.discriminator out"
+    else:
+        place = imported.source if imported.source.is_dir() else imported.source.parent
+        if place.name == "snapshots" and (saved := checkpoints.listed(place.parent / "checkpoints")):
+            beside, way = f"{path} has no D, but the run it belongs to has", f"give --init-from {saved[-1]}"
+        elif found := sorted(place.glob("D*.pth")):
+            found = [file for file in found if "optim" not in file.name]
+            if found:
+                beside = f"{path} is used without D, but a trained D lies beside it ({found[0].name})"
+                way = f"give the folder: --init-from {place}"
+    if beside is None:
+        return None
+    return (
+        f"{beside}. A new D knows nothing yet, and a G that learns from it may lose all it had "
+        f"learned: {way}, or read docs/finetuning.md first"
+    )
