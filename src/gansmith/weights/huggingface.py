@@ -6,7 +6,6 @@ with them.
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,7 +102,9 @@ def _config_beside(file: Path) -> dict[str, Any] | None:
 def _settings(
     state: Mapping[str, Tensor], config: Mapping[str, Any], file: Path
 ) -> tuple[dict[str, Any], list[str]]:
-    """{"kwargs": Generator's, "layers": [(position in the file, our block)], "attention": position | None}."""
+    """{"kwargs": Generator's, "positions": of the blocks in the file, "attended": of attention, "blocks":
+    after which of ours that is}, and notes.
+    """
     try:
         positions = sorted(
             {int(m[1]) for name in state if (m := re.match(r"generator\.layers\.(\d+)\.conv_0\.", name))}
@@ -174,7 +175,7 @@ def _stages(layers: list[tuple[bool, int, int]], file: Path) -> tuple[int, int, 
     if not regular or resolution not in GENERATOR_CHANNELS:
         raise UserError(
             f"{file}: its layers {layers} are not stages of equal depth that each end by doubling the "
-            f"resolution, up to one of {', '.join(map(str, GENERATOR_CHANNELS))} px; they cannot be built here."
+            f"resolution, up to one of {', '.join(map(str, GENERATOR_CHANNELS))} px; not built here."
         )
     table = [layers[i][1] for i in range(0, len(layers), depth)] + [layers[-1][2]]
     return resolution, depth, None if tuple(table) == GENERATOR_CHANNELS[resolution] else table
@@ -223,7 +224,7 @@ class _Taker:
 
 
 def _take_all(G: Generator, taken: _Taker, settings: dict[str, Any], hugging_face: bool) -> None:
-    shared, dim_z = G.kwargs["shared_dim"], G.kwargs["dim_z"]
+    dim_z = G.kwargs["dim_z"]
     rows: dict[str, Tensor] = {}
 
     def class_first(w: Tensor) -> Tensor:
