@@ -58,7 +58,7 @@ def settle(
     if config.init.source is None:
         return config, origins, None
     source = _open(config)
-    source.adopted = _architecture(config, origins, source)
+    source.adopted = architecture(config, origins, source)
     _check_agreement(config, origins, source)
     source.adopted |= _average(config, origins) | {"init.sha256": source.sha256}
     changed = {path: value for path, value in source.adopted.items() if _value(config, path) != value}
@@ -136,7 +136,7 @@ def _open(config: Config) -> Source:
     return Source(path, imported, sha256, names)
 
 
-def _architecture(config: Config, origins: Mapping[str, str], source: Source) -> dict[str, Any]:
+def architecture(config: Config, origins: Mapping[str, str], source: Source) -> dict[str, Any]:
     """Settings that say what the source's networks are, with what has no setting in init.generator and
     init.discriminator.
     """

@@ -38,8 +38,8 @@ class Saved:
 
     @property
     def epoch(self) -> int:
-        """Images of the data set it was trained on last."""
-        return int(self.record["data"]["images"])
+        """Images of the data set it was trained on last; more than any run has where nobody knows them yet."""
+        return int(self.record["data"]["images"]) or 1 << 40
 
     @property
     def bn_group(self) -> int | None:
@@ -118,6 +118,8 @@ def order(
             f"--data has {num_classes} classes, this run was trained with "
             f"{record['resolved']['num_classes']} on other images; go back to its data, or use another --out."
         )
+    if record["order"] is None:  # imported: its stream is as if it had been trained on these data
+        return Order(config.train.seed, (Segment(0, sets),), config.data.balanced, labels)
     continued = Order.from_json(record["order"], labels=labels)
     if record["data"]["content_hash"] == dataset.content_hash:
         return continued
