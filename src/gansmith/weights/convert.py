@@ -4,7 +4,6 @@
 file is, is decided by what it holds, not by its name. Nothing here knows how runs are trained.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Format:
-    """A foreign format: whether a path is of it (never raises), how it is read, and what it is recognised by."""
+    """A foreign format: whether a path is of it (never raises), how it is read, what it looks like."""
 
     name: str
     recognises: Callable[[Path], bool]
@@ -48,11 +47,9 @@ def _author_files(path: Path) -> bool:
     if path.is_dir():
         found = biggan_pytorch.files_in(path)
         return any(roles.keys() & {"G", "G_ema", "D"} for roles in found.values())
-    return (
-        path.suffix == ".pth"
-        and biggan_pytorch.NAME.fullmatch(path.name) is not None
-        or _holds(path, lambda state: layout.is_generator(state) or layout.is_discriminator(state))
-    )
+    if path.suffix == ".pth" and biggan_pytorch.NAME.fullmatch(path.name):
+        return True
+    return _holds(path, lambda state: layout.is_generator(state) or layout.is_discriminator(state))
 
 
 def _hugging_face_files(path: Path) -> bool:
@@ -136,12 +133,17 @@ def open_any(
 def save_snapshot(imported: Imported, dest: Path) -> None:
     """Writes G, and D where there is one, to a new .safetensors file. Raises UserError without a G."""
     if imported.G is None:
-        raise UserError(
-            f"{imported.source} holds a discriminator only, and a snapshot is made to draw from; give the "
-            "folder in which its generator lies too."
-        )
+        raise UserError(no_generator(imported))
     dest.parent.mkdir(parents=True, exist_ok=True)
     snapshot.save(dest, imported.G, D=imported.D, info=imported.info)
+
+
+def no_generator(imported: Imported) -> str:
+    """The message for a source without a G."""
+    return (
+        f"{imported.source} holds a discriminator only, and a snapshot is made to draw from; give the folder "
+        "in which its generator lies too."
+    )
 
 
 def describe(imported: Imported) -> Iterator[tuple[str, str]]:
@@ -174,13 +176,19 @@ def describe(imported: Imported) -> Iterator[tuple[str, str]]:
         seen = f", {imported.images_seen:,} images" if imported.images_seen else ""
         yield "trained", f"{imported.step:,} steps{seen}"
     origin = imported.info.get("imported") or {}
-    if scores := [f"{key[5:]} {origin[key]:.4g}" for key in ("best_IS", "best_FID") if origin.get(key)]:
-        yield "best scores", ", ".join(scores) + " (as the file has them)"
+    # 0 and 999999 are what the author starts from
+    scores = {key[5:]: origin[key] for key in ("best_IS", "best_FID") if 0 < (origin.get(key) or 0) < 999998}
+    if scores:
+        yield "best scores", ", ".join(f"{k} {v:.4g}" for k, v in scores.items()) + " (as the file has them)"
+    if imported.G is not None and (table := imported.G.statistics_table) is not None:
+        yield "statistics", f"by truncation, {table.size} rows from 0 to 1"
     for what, entries in (("not used", imported.unused), ("not filled", imported.unfilled)):
-        for reason, count in Counter(reason for _, reason in entries).items():
-            first = next(name for name, why in entries if why == reason)
-            more = f" and {count - 1:,} more" if count > 1 else ""
-            yield what, f"{first}{more}: {reason}"
+        alike: dict[str, list[str]] = {}
+        for name, reason in entries:
+            alike.setdefault(reason.replace(name, "…"), []).append(name)
+        for reason, names in alike.items():
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            yield what, f"{names[0]}{more}: {reason}"
     for note in imported.notes:
         yield "note", note
 
