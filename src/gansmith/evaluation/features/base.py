@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gansmith import hardware
 
 PRECISIONS = ("fp32", "bf16")
+
+
+def frozen(net: nn.Module, device: torch.device) -> Any:
+    """The network in eval mode, without gradients, on the device, channels_last."""
+    return net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)

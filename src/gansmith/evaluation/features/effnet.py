@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gansmith.errors import UserError
 from gansmith.evaluation.features import weights
-from gansmith.evaluation.features.base import FeatureNetwork
+from gansmith.evaluation.features.base import FeatureNetwork, frozen
 from gansmith.evaluation.features.resizing import antialiased_bicubic, imagenet_normalized
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -46,7 +46,7 @@ class EffNetLite0(FeatureNetwork):
         self.device, self.precision = device, precision
         net, self.weights_sha256 = _load()
         _merge(net)
-        self.net: Any = net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.net = frozen(net, device)
         if precision == "bf16":
             self.net.to(torch.bfloat16)
             self.net._fc.float()
@@ -81,18 +81,16 @@ def _merge(net: nn.Module) -> None:
     """BatchNorm into the convolution before it, even padding into the convolution after it: the same map in
     half the time (2e-6 relative).
     """
+    module: Any
     for module in list(net.modules()):
         for conv_name, norm_name in _PAIRS:
             conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                statistics = (norm.running_mean, norm.running_var, norm.eps)
                 conv.weight, bias = fuse_conv_bn_weights(
-                    conv.weight,
-                    conv.bias,
-                    norm.running_mean,
-                    norm.running_var,
-                    norm.eps,
-                    norm.weight,
-                    norm.bias,
+                    conv.weight, conv.bias, *statistics, norm.weight, norm.bias
                 )
                 conv.bias = bias
                 setattr(module, norm_name, nn.Identity())

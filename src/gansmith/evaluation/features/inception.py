@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gansmith.errors import UserError
 from gansmith.evaluation.features import inception_weights, weights
-from gansmith.evaluation.features.base import FeatureNetwork
+from gansmith.evaluation.features.base import FeatureNetwork, frozen
 from gansmith.evaluation.features.resizing import antialiased_bicubic, tf1_bilinear
 
 RESIZERS = {"tf1": tf1_bilinear, "clean": antialiased_bicubic}
@@ -142,7 +142,7 @@ class _Mixed(nn.Module):
             width = inputs
             for step in branch:
                 for name, outputs, kernel, *stride in _convolutions(step):
-                    conv = _Conv(width, outputs, kernel, *stride, padded=not stride)
+                    conv = _Conv(width, outputs, kernel, stride[0] if stride else 1, not stride)
                     self.add_module(name, conv)
                 width = outputs if not isinstance(step, str) else width
 
@@ -231,7 +231,7 @@ class Inception(FeatureNetwork):
         self.frechet_name = "FID" if sha256.startswith(inception_weights.SHA256) else "FD-Inception"
         net = _filled(state, source)
         net.fold()
-        self.net = net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.net: Network = frozen(net, device)
 
     def activations(self, images: Tensor) -> dict[str, Tensor]:
         """All that `Network.forward` returns, for uint8 (N, 3, H, W) on the device."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from gansmith import files
 from gansmith.errors import UserError
 from gansmith.evaluation import classifier
-from gansmith.evaluation.features.base import FeatureNetwork
+from gansmith.evaluation.features.base import FeatureNetwork, frozen
 
 PROBE = (2, 3, 64, 64)
 
@@ -37,8 +37,8 @@ class ClassifierFeatures(FeatureNetwork):
 
     def __init__(self, file: Path, device: torch.device, precision: str) -> None:
         self.name, self.device, self.precision = f"classifier:{file.name}", device, precision
-        self.net, self.info = classifier.load(file)
-        self.net.to(device, memory_format=torch.channels_last)
+        net, self.info = classifier.load(file)
+        self.net: classifier.Classifier = frozen(net, device)
         self.weights_sha256 = files.sha256(file)
         self.dim, self.num_logits = self.net.dim, self.net.num_classes
         self.class_names = self.info["classes"]
