@@ -54,7 +54,8 @@ def test_bfloat16_is_read_as_the_float32_it_abbreviates(tmp_path: Path) -> None:
     found = tensor_bundle.open_bundle(tmp_path / "m").read("w")
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, array, rtol=2**-7)
-    assert found[0] == 1 and found[1] == -2.5
+    assert found[0] == 1
+    assert found[1] == -2.5
 
 
 def test_the_golden_checkpoint_is_read_whole(shared_dir: Path) -> None:
@@ -92,22 +93,23 @@ def damage(path: Path, at: int, value: int | None = None) -> None:
 
 
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
-    """Each byte of the index in turn, and bytes of the data: read otherwise, refused, or padding."""
+    """Each byte of the index in turn, and each of the data: refused, or a byte that nobody reads."""
     arrays = {"a/w": np.arange(6, dtype="f4"), "b": np.array(3, "i4")}
     write_bundle(tmp_path / "m", arrays)
     index, data = tmp_path / "m.index", tmp_path / "m.data-00000-of-00001"
     whole = index.read_bytes()
+    unread = []
     for at in range(len(whole)):
         damage(index, at)
         try:
-            bundle = tensor_bundle.open_bundle(tmp_path / "m")
-        except UserError as error:
-            assert "damaged" in str(error)
-        else:  # the unread part of the footer, and the handle of the empty meta-index with its block
-            footer = len(whole) - 48
-            assert at >= footer or whole.find(bytes(4) + b"\1\0\0\0") <= at < footer
-            assert bundle.entries.keys() == arrays.keys()
+            assert tensor_bundle.open_bundle(tmp_path / "m").entries.keys() == arrays.keys()
+            unread.append(at)
+        except UserError:
+            pass
         index.write_bytes(whole)
+    # the empty meta-index block (13 bytes), its handle and the footer's padding
+    assert len(unread) <= 13 + 40
+    assert all(at >= whole.find(bytes(4) + b"\1\0\0\0") for at in unread)
     for at in range(len(data.read_bytes())):
         damage(data, at)
         bundle = tensor_bundle.open_bundle(tmp_path / "m")
@@ -124,8 +126,8 @@ def test_files_cut_short_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"m\.data-00001-of-00002 is cut short: variable .* the file at 100"):
         [bundle.read(name) for name in bundle.entries]
     data.unlink()
+    bundle = tensor_bundle.open_bundle(tmp_path / "m")
     with pytest.raises(UserError, match=r"cannot be read .*its \.index file and all of its \.data files"):
-        bundle = tensor_bundle.open_bundle(tmp_path / "m")
         [bundle.read(name) for name in bundle.entries]
     for length in (0, 10, 47, 60, len(index.read_bytes()) - 1):
         index.write_bytes(index.read_bytes()[:length])
@@ -185,7 +187,7 @@ def test_sizes_that_contradict_the_shape_are_refused(tmp_path: Path) -> None:
 
 def test_a_malformed_message_is_an_error_and_never_an_endless_read() -> None:
     for message in (b"\x08", b"\x0a\x05ab", b"\x0b", b"\x00\x01", b"\xff" * 12, b"\x0d\x01"):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"cut short|wire type|field number"):
             list(wire.fields(message))
     assert wire.integer(next(wire.fields(field(4, -5)))[1]) == -5
     assert wire.numbers(memoryview(b"\x01\x96\x01"), "v") == [1, 150]

@@ -128,7 +128,8 @@ def test_the_golden_module_gives_the_published_programs_images(shared_dir: Path)
     with torch.no_grad():
         images = found.G(expected["z"], expected["y"])  # type: ignore[misc]
     torch.testing.assert_close(images, expected["images"], atol=5e-5, rtol=0)
-    assert found.unfilled == [] and found.notes == []
+    assert found.unfilled == []
+    assert found.notes == []
     assert all("averaged" in reason or name.endswith("accumulation_counter") for name, reason in found.unused)
 
 
@@ -143,7 +144,8 @@ def test_any_size_is_recognised_and_gives_its_own_images(
     G = network(resolution=resolution, dim_z=dim_z, attention=attention, ch=2)
     found = tfhub.read(module_of(G, tmp_path))
     G = stepped(G)
-    assert found.G is not None and found.family == "biggan"
+    assert found.G is not None
+    assert found.family == "biggan"
     for key in ("resolution", "num_classes", "ch", "dim_z", "shared_dim", "attention", "output_bn_eps"):
         assert found.G.kwargs[key] == G.kwargs[key], key
     torch.testing.assert_close(images_of(found.G, 1), images_of(G, 1), atol=2e-5, rtol=0)
@@ -248,8 +250,9 @@ def graph_of(
         nodes.append(node(name, op, inputs))
         return name
 
-    norms = [(f"blocks.{i}.0.bn{k + 1}", f"Generator/GBlock{f'_{i}' if i else ''}", k)
-             for i in range(len(G.blocks)) for k in range(4)] + [("output_layer.0", "Generator", -1)]  # fmt: skip
+    blocks = [f"Generator/GBlock_{i}" if i else "Generator/GBlock" for i in range(len(G.blocks))]
+    norms = [(f"blocks.{i}.0.bn{k + 1}", block, k) for i, block in enumerate(blocks) for k in range(4)]
+    norms.append(("output_layer.0", "Generator", -1))
     for ours, block, k in norms:
         at = "Generator/out" if k < 0 else f"{block}/bn{k}"
         found = {}
@@ -293,14 +296,17 @@ def test_a_deep_modules_tables_are_read_from_its_graph(tmp_path: Path, form: dic
     folder = module_of(G, tmp_path, average="ema_0.9999")
     (folder / "saved_model.pb").write_bytes(graph_of(G, "ema_0.9999", **form))
     found = tfhub.read(folder)
-    assert found.G is not None and found.family == "biggan-deep"
-    assert found.unfilled == [] and "51 truncations" in found.notes[0]
+    assert found.G is not None
+    assert found.family == "biggan-deep"
+    assert found.unfilled == []
+    assert "51 truncations" in found.notes[0]
     for key in ("resolution", "ch", "depth", "dim_z", "shared_dim", "attention", "rgb_rows"):
         assert found.G.kwargs[key] == G.kwargs[key], key
     G = stepped(G)
     torch.testing.assert_close(images_of(found.G, 1), images_of(G, 1), atol=2e-5, rtol=0)
     table = found.G.statistics_table
-    assert table is not None and table.size == ROWS
+    assert table is not None
+    assert table.size == ROWS
     for name, rows in tables_of(G).items():
         np.testing.assert_array_equal(table.rows[name].numpy(), rows.astype(np.float32))
     table.put(found.G, 0.4)
@@ -317,7 +323,8 @@ def test_deep_modules_of_other_sizes_are_recognised(tmp_path: Path, resolution: 
     folder = module_of(G, tmp_path, average="ema_0.9999")
     (folder / "saved_model.pb").write_bytes(graph_of(G, "ema_0.9999", scrambled=True))
     found = tfhub.read(folder)
-    assert found.G is not None and found.G.kwargs["attention"] == attention
+    assert found.G is not None
+    assert found.G.kwargs["attention"] == attention
     torch.testing.assert_close(images_of(found.G, 1), images_of(stepped(G), 1), atol=2e-5, rtol=0)
 
 
@@ -327,7 +334,8 @@ def test_tables_are_found_by_their_published_names_where_edges_do_not_tell(tmp_p
     graph = graph_of(G, "ema_0.9999", scrambled=False).replace(b"Conv2D", b"OddOne")
     (folder / "saved_model.pb").write_bytes(graph)
     found = tfhub.read(folder)
-    assert found.G is not None and found.G.statistics_table is not None
+    assert found.G is not None
+    assert found.G.statistics_table is not None
     np.testing.assert_array_equal(
         found.G.statistics_table.rows["blocks.2.0.bn3.stored_var"].numpy(),
         tables_of(G)["blocks.2.0.bn3.stored_var"].astype(np.float32),
@@ -343,9 +351,11 @@ def test_without_tables_statistics_are_to_be_estimated_and_it_is_said(
     if graph is not None:
         (folder / "saved_model.pb").write_bytes(graph)
     found = tfhub.read(folder)
-    assert found.G is not None and found.G.statistics_table is None
+    assert found.G is not None
+    assert found.G.statistics_table is None
     assert found.info["statistics"] is None
-    assert "estimated anew" in found.notes[0] and found.unfilled[0][1] == "not in the file; estimated"
+    assert "estimated anew" in found.notes[0]
+    assert found.unfilled[0][1] == "not in the file; estimated"
     assert torch.equal(found.G.blocks[0][0].bn1.stored_var, torch.ones(16))  # type: ignore[index,union-attr]
 
 
@@ -375,7 +385,8 @@ def test_missing_extra_and_unfit_variables_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"blocks\.0\.0\.conv2\.bias holds NaN or infinity"):
         reading(Generator__GBlock__conv1__b=np.full(16, np.nan, np.float32))
     found = reading(encoder__w=np.zeros(3, np.float32), global_step=np.array(123, np.int64))
-    assert found.unused[-1] == ("encoder/w", "not recognised") and found.step == 123
+    assert found.unused[-1] == ("encoder/w", "not recognised")
+    assert found.step == 123
     without = reading(Generator__conv_2d__u0=None)
     assert without.unfilled == [("G.output_layer.2.u", "not in the file; converged here")]
 
@@ -392,5 +403,6 @@ def test_what_is_no_module_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(gzip.compress(b"hello"))
     with pytest.raises(UserError, match="holds no TensorFlow checkpoint"):
         tfhub.read(tmp_path / "text")
-    assert not tfhub.is_module(tmp_path / "text") and not tfhub.is_module(tmp_path / "nowhere")
+    assert not tfhub.is_module(tmp_path / "text")
+    assert not tfhub.is_module(tmp_path / "nowhere")
     assert tensor_bundle.find(tmp_path / "text") is None
