@@ -201,9 +201,7 @@ def _layers(
         if line := log.line(largest, STRETCHES):
             lines.append({"label": f"largest · {source.name}", "source": at, "color": 0} | line)
     grey = max(len(ranked) - NAMED_LAYERS, 0)
-    note = "largest singular value of each layer’s weights" + (
-        f"; the {NAMED_LAYERS} largest are named, {grey} more in grey" if grey else ""
-    )
+    note = "largest singular value per layer" + (f"; {NAMED_LAYERS} named, {grey} in grey" if grey else "")
     return {"title": title, "note": note, "lines": lines}
 
 

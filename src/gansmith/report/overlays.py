@@ -31,8 +31,25 @@ OTHER_NAMES = {
     "is_mean": "IS",
     "img/s": "images_per_second",
 }
-HIGHER = {"IS", "Precision", "Recall", "Density", "Coverage", "CAS"}
-SCORES = {"FID", "KID"} | HIGHER  # besides those that the run itself has, and FD-…
+# names of scores, before the feature network's (`precision-EffNetLite0`), as written in a run's log
+SCORES = {
+    name.lower(): name
+    for name in (
+        "FID",
+        "FID∞",
+        "FD",
+        "FD∞",
+        "KID",
+        "KD",
+        "IS",
+        "CAS",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    )
+}
+HIGHER = {"IS", "CAS", "precision", "recall", "density", "coverage"}
 
 
 def read(spec: str, scores: Iterable[str] = ()) -> Source:
@@ -132,7 +149,7 @@ def _meanings(
     path: Path, header: list[str], options: dict[str, str], scores: set[str]
 ) -> dict[int, tuple[str, float]]:
     """Index of a column → (axis or metric, factor). Columns mapped to nothing (`loss=`) are left out."""
-    known = {name.lower(): name for name in STATUS_KEYS | SCORES | scores} | OTHER_NAMES
+    known = SCORES | {name.lower(): name for name in sorted(STATUS_KEYS | scores)} | OTHER_NAMES
     missing = [column for column in options if column not in header]
     if missing:
         raise UserError(
@@ -147,12 +164,20 @@ def _meanings(
             continue
         if word in POSITIONS:
             meaning[index] = POSITIONS[word]
-        elif word in known or word.startswith("fd-"):
-            meaning[index] = (known.get(word, wanted), 1.0)
+        elif word in known:
+            meaning[index] = (known[word], 1.0)
+        elif (base := word.partition("-")[0]) in SCORES and base != word:
+            meaning[index] = (f"{SCORES[base]}-{wanted.partition('-')[2]}", 1.0)
         else:
             unknown.append(wanted)
     if unknown:
         raise UserError(_unknown(path, header, unknown, known))
+    names = [name for name, _ in meaning.values()]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"--overlay {path}: two columns are {twice[0]}; leave one out, e.g. "
+            f"--overlay {path},{header[list(meaning)[names.index(twice[0])]]}="
+        )
     return meaning
 
 
@@ -182,11 +207,12 @@ def _add(log: Log, cells: dict[int, tuple[str, float, float | None]], per_step: 
     if status or step is not None or common["seconds"] is not None:
         log.rows.append(Row({"type": "status"} | common | status))
     if scores:
-        results = [
-            {"name": name, "value": value, "better": "higher" if name in HIGHER else "lower"}
-            for name, value in scores.items()
-        ]
+        results = [{"name": name, "value": value, "better": _better(name)} for name, value in scores.items()]
         log.rows.append(Row({"type": "evaluation", "images_seen": images, "results": results}))
+
+
+def _better(name: str) -> str:
+    return "higher" if name.partition("-")[0] in HIGHER else "lower"
 
 
 def _cell(path: Path, line: int, column: str, text: str) -> float | None:

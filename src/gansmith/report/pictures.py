@@ -110,9 +110,10 @@ def shrunk(picture: Image.Image, limit: int) -> tuple[bytes, str]:
     where Pillow has no WebP. Quality goes first, then size.
     """
     kind = "webp" if features.check("webp") else "jpeg"
-    if picture.mode not in ("RGB", "L") or kind == "webp":
-        picture = picture.convert("RGB")
-    picture = picture.copy()
+    if "A" in picture.mode or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert("RGB")
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
     while True:
         for quality in (92, 82, 70):
@@ -136,11 +137,8 @@ def _frames(folder: Path, kind: str) -> list[tuple[float | None, Path]]:
             frames.append((int(match["images"]), path))
     frames.sort(key=lambda frame: frame[0] or 0)
     init = folder / "init.png"
-    return (
-        [(None, init), *frames]
-        if kind in ("", "raw") and init.is_file() and frames
-        else frames or ([(None, init)] if kind == "" and init.is_file() else [])
-    )
+    opens = init.is_file() and (kind == "" or (kind == "raw" and bool(frames)))
+    return [(None, init), *frames] if opens else frames
 
 
 def _others(folder: Path) -> tuple[list[tuple[str, Path]], int]:

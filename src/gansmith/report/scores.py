@@ -6,15 +6,24 @@ called. Knows the shape of a result (docs/evaluation.md), not how it is computed
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gansmith.report.curves import Clock, Source, shorten
 from gansmith.report.records import Row, number
 
 UNKNOWN = "unknown"  # protocol of a published number: never the same as that of a measured one
-# What tells people apart, first; the rest of a protocol follows in its own order.
-TELLING = ("n_fake", "n_real", "split", "truncation", "truncation_kind", "ema", "batchnorm", "seed")
+# What tells people apart, first: key of a protocol → words around its value.
+TELLING = {
+    "n_fake": "{} fakes",
+    "n_real": "{} reals",
+    "split": "split {}",
+    "truncation": "truncation {}",
+    "truncation_kind": "{} truncation",
+    "ema": "averaged weights: {}",
+    "batchnorm": "BatchNorm {}",
+    "seed": "seed {}",
+}
 
 
 def charts(sources: Sequence[Source], first_table: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -27,16 +36,17 @@ def charts(sources: Sequence[Source], first_table: int) -> tuple[list[dict[str, 
     for at, source in enumerate(sources):
         lines = _lines(source)
         clock = Clock(source.log.of("status"))
-        protocols = {name: [p for n, p in lines if n == name] for name, _ in lines}
+        protocols: dict[str, dict[str, Any]] = {}
+        for (name, protocol), points in lines.items():
+            protocols.setdefault(name, {})[protocol] = points[-1][1].get("protocol")
         for (name, protocol), points in lines.items():
             results = [result for _, result in points]
             better.setdefault(name, str(results[-1].get("better", "")))
-            several = len(protocols[name]) > 1
             label = name if at == 0 else source.name
             if protocol == UNKNOWN:
                 label = f"{source.name}, protocol not known"
-            elif several or at:
-                label += f" · protocol {protocol}"
+            elif len(protocols[name]) > 1 or at:
+                label += f" · {difference(protocols[name], protocol) or f'protocol {protocol}'}"
             line = {
                 "label": label,
                 "source": at,
@@ -60,7 +70,8 @@ def charts(sources: Sequence[Source], first_table: int) -> tuple[list[dict[str, 
 def newest(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Per score and protocol of the run itself: newest and best result, and what its protocol says.
 
-    Keys: name, protocol_id, newest, best (each {"images", "value", "sd"}), better, telling (text), protocol.
+    Keys: name, protocol_id, newest, best (each {"images", "value", "sd"}), better, telling (text), protocol,
+    classes (rows of a table per class, or []).
     """
     table = []
     for (name, protocol), points in sorted(
@@ -83,20 +94,30 @@ def newest(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "best": _place(best[1], best[2]) if best else None,
                 "telling": telling(said if isinstance(said, dict) else {}),
                 "protocol": said,
+                "classes": _classes(result),
             }
         )
     return table
 
 
+def difference(protocols: Mapping[str, Any], chosen: str) -> str:
+    """What tells the chosen one of several protocols (id → protocol) from the others, in words."""
+    said = {
+        key: telling(value if isinstance(value, dict) else {}).split("; ") for key, value in protocols.items()
+    }
+    others = [words for key, words in said.items() if key != chosen]
+    return ", ".join(word for word in said[chosen] if not all(word in words for words in others))
+
+
 def telling(protocol: dict[str, Any]) -> str:
-    """The words that tell protocols apart: `50,000 fake, 10,000 real, split train, truncation 1 …`."""
+    """The words that tell protocols apart: `50,000 fakes; 10,000 reals; split train …`."""
     words = []
-    for key in TELLING:
+    for key, text in TELLING.items():
         value = protocol.get(key)
-        if value is None:
+        if value is None or (key == "truncation_kind" and value == "none"):
             continue
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-        words.append(f"{key.replace('_', ' ')} {shown}")
+        words.append(text.format({"True": "yes", "False": "no"}.get(shown, shown)))
     features = protocol.get("features")
     if isinstance(features, dict):
         words.insert(
@@ -135,6 +156,12 @@ def _protocol_id(result: dict[str, Any]) -> str:
 
 def _place(images: float, result: dict[str, Any]) -> dict[str, Any]:
     return {"images": images, "value": number(result.get("value")), "sd": number(result.get("sd"))}
+
+
+def _classes(result: dict[str, Any]) -> list[dict[str, Any]]:
+    details = result.get("details")
+    rows = details.get("classes") if isinstance(details, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _direction(better: str) -> str:

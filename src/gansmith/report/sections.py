@@ -33,7 +33,10 @@ def summary(log: Log, read: Settings, rows: list[dict[str, Any]]) -> str:
             rates = sorted(rate for rate in speeds if rate is not None)
             middle = f"median {_number(rates[len(rates) // 2])} images/s" if rates else ""
             tiles.append(_tile("Time trained", _clock(seconds), middle))
-    for row in rows[:2]:
+    names = list(dict.fromkeys(row["name"] for row in rows))[:2]
+    for name in names:
+        # Of several protocols the one that was evaluated last.
+        row = max((row for row in rows if row["name"] == name), key=lambda row: row["newest"]["images"])
         best = row["best"] or row["newest"]
         spread = f" ± {_number(best['sd'])}" if best["sd"] is not None else ""
         where = f"{'best, ' if row['best'] else ''}at {best['images']:,.0f} images"
@@ -43,7 +46,7 @@ def summary(log: Log, read: Settings, rows: list[dict[str, Any]]) -> str:
         tiles.append(_tile("Batch", f"{batch}", f"{d_steps} D phases per step" if d_steps else ""))
     resolution, ch = read.get("model.resolution"), read.get("model.ch")
     if resolution is not None:
-        tiles.append(_tile("Network", f"{resolution} px, ch {ch}", str(read.get("model.family"))))
+        tiles.append(_tile("Network", f"{resolution} px", f"{read.get('model.family')}, ch {ch}"))
     environment = read.environment
     if environment.get("device"):
         cpu = environment.get("cpu")
@@ -81,16 +84,18 @@ def configuration(read: Settings) -> str:
     against = f"preset {escaped(preset)}" if preset else "the defaults"
     changed = [setting for setting in read.values if setting.changed]
     rows = [
-        f'<tr class="changed"><td><code>{escaped(s.path)}</code></td><td class="value">{_old(s)}'
-        f"{escaped(settings.show(s.value))}</td><td>{escaped(s.origin)}</td></tr>"
+        f'<tr class="changed"><td><code>{escaped(s.path)}</code></td>'
+        f'<td class="value"><del>{_before(s)}</del></td>'
+        f'<td class="value">{escaped(settings.show(s.value))}</td><td>{escaped(s.origin)}</td></tr>'
         for s in changed
     ]
-    head = "<tr><th>setting</th><th>value</th><th>from</th></tr>"
     differs = (
         f"<p>{len(changed)} settings differ from {against}.</p>" if changed else f"<p>As in {against}.</p>"
     )
     if rows:
-        differs += f'<div class="card scroll"><table>{head}{"".join(rows)}</table></div>'
+        titles = f"<tr><th>setting</th><th>{against}</th><th>this run</th><th>from</th></tr>"
+        differs += f'<div class="card scroll"><table>{titles}{"".join(rows)}</table></div>'
+    head = "<tr><th>setting</th><th>value</th><th>from</th></tr>"
     whole, section = [], None
     for s in read.values:
         first = s.path.rpartition(".")[0]
@@ -99,8 +104,8 @@ def configuration(read: Settings) -> str:
         section = first
         mark = ' class="changed"' if s.changed else ""
         whole.append(
-            f'<tr{mark}><td><code>{escaped(s.path)}</code></td><td class="value">{_old(s)}'
-            f"{escaped(settings.show(s.value))}</td><td>{escaped(s.origin)}</td></tr>"
+            f"<tr{mark}><td><code>{escaped(s.path)}</code></td>"
+            f'<td class="value">{escaped(settings.show(s.value))}</td><td>{escaped(s.origin)}</td></tr>'
         )
     everything = (
         f"<details><summary>All {len(read.values)} settings</summary>"
@@ -175,24 +180,46 @@ def describe(row: Row) -> str:
 
 
 def scores_table(rows: list[dict[str, Any]], charts: bool) -> str:
+    """The newest and best scores, those of one protocol below its words."""
     if not rows:
         hint = "No evaluation in this run’s log yet; <code>gansmith eval</code> adds some."
         return "" if charts else f'<p class="empty">{hint}</p>'
-    lines = []
-    for row in rows:
+    lines, tables, group = [], [], None
+    for row in sorted(rows, key=lambda row: row["telling"]):  # a stable sort: scores keep their order
+        if row["telling"] != group:
+            group = row["telling"]
+            lines.append(
+                f'<tr class="group"><td colspan="4">{escaped(group or "protocol not told")}</td></tr>'
+            )
         protocol = escaped(json.dumps(row["protocol"], indent=1, ensure_ascii=False, default=str))
         better = {"lower": " ↓", "higher": " ↑"}.get(row["better"], "")
+        whole = f"<summary>protocol</summary><pre>{escaped(row['protocol_id'])}\n{protocol}</pre>"
         lines.append(
             f"<tr><td><b>{escaped(row['name'])}</b>{better}</td>{_result(row['newest'])}{_result(row['best'])}"
-            f"<td>{escaped(row['telling'])}<details class='inline'><summary>protocol "
-            f"{escaped(row['protocol_id'])}</summary><pre>{protocol}</pre></details></td></tr>"
+            f"<td><details class='inline'>{whole}</details></td></tr>"
         )
-    head = (
-        "<tr><th>score</th><th class='number'>newest</th><th class='number'>best</th><th>protocol</th></tr>"
-    )
+        tables += [_class_table(row)] * bool(row["classes"])
+    head = "<tr><th>score</th><th class='number'>newest</th><th class='number'>best</th><th></th></tr>"
     note = "<p class='note'>Scores compare only within one protocol; each protocol is a line of its own.</p>"
     table = f'<div class="card scroll"><table>{head}{"".join(lines)}</table></div>'
-    return f'{note}{table}<div style="height:14px"></div>'
+    return f'{note}{table}{"".join(tables)}<div class="gap"></div>'
+
+
+def _class_table(row: dict[str, Any]) -> str:
+    """The details of a score per class, as its result gives them."""
+    columns = list(dict.fromkeys(key for entry in row["classes"] for key in entry))
+    head = "".join(f"<th>{escaped(column.replace('_', ' '))}</th>" for column in columns)
+    lines = []
+    for entry in row["classes"]:
+        cells = []
+        for column in columns:
+            value = entry.get(column)
+            shown = _number(number(value)) if isinstance(value, float) or value is None else str(value)
+            cells.append(f"<td>{escaped(shown)}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    title = f"{row['name']}, class by class, at {row['newest']['images']:,.0f} images"
+    table = f'<div class="card scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+    return f"<details><summary>{escaped(title)}</summary>{table}</details>"
 
 
 def empty(text: str) -> str:
@@ -229,9 +256,8 @@ def _tile(name: str, value: str, more: str, below: str = "") -> str:
     return f'<div class="tile"><dt>{escaped(name)}</dt><dd>{escaped(value)}{small}</dd>{below}</div>'
 
 
-def _old(setting: settings.Setting) -> str:
-    shown = setting.changed and setting.preset_value is not None
-    return f"<del>{escaped(settings.show(setting.preset_value))}</del>" if shown else ""
+def _before(setting: settings.Setting) -> str:
+    return escaped(settings.show(setting.preset_value)) if setting.compared else "?"
 
 
 def _number(value: float | None) -> str:
@@ -250,4 +276,4 @@ def _amount(images: float) -> str:
 def _clock(seconds: float) -> str:
     days, rest = divmod(int(seconds), 86400)
     hours, minutes = divmod(rest // 60, 60)
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+    return f"{days}d {hours:02}h" if days else f"{hours}h {minutes:02}m" if hours else f"{minutes}m"

@@ -18,13 +18,15 @@ PresetValues = Callable[[str | None], Mapping[str, Any] | None]
 
 @dataclass(frozen=True)
 class Setting:
-    """One value: dotted path, value, where it came from (`default`, `preset NAME`, `command line`, …), and
-    whether and from what it differs."""
+    """One value: dotted path, value, where it came from (`default`, `preset NAME`, `command line`, …),
+    whether it differs from the preset, and if that is known (compared), from what.
+    """
 
     path: str
     value: Any
     origin: str
     changed: bool
+    compared: bool
     preset_value: Any = None
 
 
@@ -62,10 +64,10 @@ def read(run: Path, preset_values: PresetValues) -> Settings:
         origins = origins_of(text)
         for path, value in _flatten(values, before or {}):
             origin = origins.get(path, "default")
-            known = before is not None and path in before
-            changed = _plain(before[path]) != _plain(value) if before and known else _overrules(origin)
-            old = before[path] if before and known else None
-            settings.values.append(Setting(path, value, origin, changed and path != "preset", old))
+            compared = before is not None and path in before
+            old = before[path] if before is not None and compared else None
+            changed = _plain(old) != _plain(value) if compared else _overrules(origin)
+            settings.values.append(Setting(path, value, origin, changed and path != "preset", compared, old))
     try:
         environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
         settings.environment = environment if isinstance(environment, dict) else {}

@@ -99,19 +99,17 @@ class Chart {
     this.point();
   }
 
-  /** Lowest and highest value to show, of what is visible. */
+  /** Lowest and highest value to show: abandoned rows, which may have exploded, do not flatten the others. */
   range(low, high) {
     let bottom = Infinity, top = -Infinity;
     for (const line of this.lines) {
       if (this.hidden.has(line)) continue;
       const here = xs(line);
-      for (const part of [line, VIEW.gone ? line.gone : null]) {
-        for (let k = 0; part && k < part.i.length; k++) {
-          const x = here[part.i[k]], value = part.v[k], off = part.sd?.[k] ?? 0;
-          if (x === null || value === null || x < low || x > high) continue;
-          bottom = Math.min(bottom, this.log ? value : value - off);
-          top = Math.max(top, value + off);
-        }
+      for (let k = 0; k < line.i.length; k++) {
+        const x = here[line.i[k]], value = line.v[k], off = line.sd?.[k] ?? 0;
+        if (x === null || value === null || x < low || x > high) continue;
+        bottom = Math.min(bottom, this.log ? value : value - off);
+        top = Math.max(top, value + off);
       }
     }
     if (bottom > top) return [this.log ? 0.1 : 0, 1];

@@ -102,7 +102,7 @@ const tools = {
       for (const chart of CHARTS) chart.scale(on);
     });
     if (DATA.charts.some((chart) => chart.lines.some((line) => line.gone))) {
-      this.toggle(root, "abandoned rows", "logged after the place the run later went back to", true, (on) => {
+      this.toggle(root, "abandoned rows", "logged beyond a place the run later went back to; they may leave the frame", true, (on) => {
         VIEW.gone = on;
         redraw();
       });

@@ -41,14 +41,24 @@ for (const root of document.querySelectorAll("#viewer")) {
     fit(image, frame);
   }
 
-  /** Small pictures are enlarged by whole factors, so that pixels stay square and sharp. */
+  /** Small pictures are enlarged: from twice on by whole factors, so that pixels stay square and sharp. */
   function fit(picture, frame) {
-    const room = picture.parentElement.clientWidth;
-    const factor = Math.min(Math.floor(room / frame.width), 4);
-    picture.style.width = factor >= 1 ? `${frame.width * factor}px` : "100%";
+    const room = picture.parentElement.clientWidth / frame.width;
+    const factor = room >= 2 ? Math.min(Math.floor(room), 4) : Math.min(room, 1.75);
+    picture.style.width = `${frame.width * factor}px`;
     picture.style.imageRendering = factor >= 2 ? "pixelated" : "auto";
     picture.width = frame.width;
     picture.height = frame.height;
+  }
+
+  /** Acts on the pair's width alone: fitting changes its height, which must not start another round. */
+  function resized(act) {
+    let width = 0;
+    new ResizeObserver(() => {
+      if (pair.clientWidth === width) return;
+      width = pair.clientWidth;
+      requestAnimationFrame(act);
+    }).observe(pair);
   }
 
   function stop() {
@@ -83,8 +93,8 @@ for (const root of document.querySelectorAll("#viewer")) {
   if (reals) {
     const real = element("img", { src: reals.src, alt: "Real images of the same classes" });
     pair.append(element("figure", {}, element("figcaption", {}, "real images · reals.png"), real));
-    new ResizeObserver(() => fit(real, reals)).observe(pair);
+    resized(() => fit(real, reals));
   }
-  new ResizeObserver(() => fit(image, kinds[shown.kind].frames[shown.at])).observe(pair);
+  resized(() => fit(image, kinds[shown.kind].frames[shown.at]));
   draw();
 }
