@@ -43,13 +43,14 @@ def promote(
     *,
     how: str = "append",
     fade: str | int = DEFAULT_FADE,
+    dry_run: bool = False,
 ) -> Promoted:
     """Writes a network of twice the resolution to `dest`, which must not exist.
 
     source: a run or checkpoint (gives a run that trains on; its snapshot alone if dest ends in .safetensors),
     a snapshot, or published weights (give a snapshot). how: `append` or `insert`, see `weights.promotion`.
-    fade: images over which what is added comes in, such as 500k; 0 has it whole at once. Raises UserError,
-    with nothing written.
+    fade: images over which what is added comes in, such as 500k; 0 has it whole at once. dry_run: only checks
+    and says. Raises UserError, with nothing written.
     """
     source, dest = Path(source), Path(dest)
     if dest.exists():
@@ -63,6 +64,9 @@ def promote(
     fade_images = _amount(fade, record)
     alpha = 0.0 if fade_images else 1.0
     notes = list(imported.notes)
+    if dry_run:
+        trains_on = record is not None and imported.D is not None and dest.suffix != ".safetensors"
+        return Promoted(dest, trains_on, imported.images_seen or 0, notes)
     new_G = promotion.promote_generator(G, how=how, alpha=alpha)
     new_D = _promoted_d(imported, record, how, alpha, notes)
     if G.statistics_table is not None:
