@@ -47,8 +47,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 
 def test_public_names_are_listed_and_others_refused() -> None:
-    assert set(gansmith.__all__) == {"load", "open_dataset", "train"}
-    with pytest.raises(AttributeError, match="it has load, open_dataset, train"):
+    assert set(gansmith.__all__) == {"evaluate", "load", "open_dataset", "train"}
+    with pytest.raises(AttributeError, match="it has evaluate, load, open_dataset, train"):
         _ = gansmith.sampel
 
 

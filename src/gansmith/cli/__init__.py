@@ -18,6 +18,7 @@ VERBS = {
     "data": ("gansmith.cli.data", "Prepare and inspect data sets."),
     "sample": ("gansmith.cli.sample", "Draw images, grids, interpolations from a run or snapshot."),
     "report": ("gansmith.cli.report", "Write one HTML page about a run: curves, scores, pictures."),
+    "eval": ("gansmith.cli.evaluate", "Score what was made; compare scores; sweep truncation; watch a run."),
     "convert": ("gansmith.cli.convert", "Make a snapshot or a run from published weights."),
     "info": ("gansmith.cli.info", "Show what a run, snapshot, checkpoint or data set holds."),
     "env": ("gansmith.cli.env", "Print what a bug report needs."),

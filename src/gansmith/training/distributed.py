@@ -67,11 +67,11 @@ class World:
 
 
 @contextmanager
-def joined(device: str | None = None) -> Iterator[World]:
+def joined(device: str | None = None, timeout: timedelta = TIMEOUT) -> Iterator[World]:
     """Joins the processes torchrun started (or stands alone), and leaves them at the end.
 
-    device: as in torch.device; None takes the accelerator if there is one. Raises UserError for an unusable
-    one.
+    device: as in torch.device; None takes the accelerator if there is one. timeout: of a collective. Raises
+    UserError for an unusable device.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -81,7 +81,7 @@ def joined(device: str | None = None) -> Iterator[World]:
         yield World(0, 1, chosen)
         return
     backend = {"cpu": "gloo", "cuda": "nccl"}.get(chosen.type) or dist.get_default_backend_for_device(chosen)
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    dist.init_process_group(backend, timeout=timeout)
     try:
         yield World(rank, size, chosen)
     finally:

@@ -1,0 +1,384 @@
+"""Every score by its name: what it needs, what it yields, and how it is computed from the features.
+
+The formulas are in the files around this one; here they meet the images of one pass. Must not know commands.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gansmith.data.shards import Dataset
+from gansmith.errors import UserError
+from gansmith.evaluation import (
+    arrays,
+    critic,
+    duplicates,
+    frechet,
+    inception_score,
+    kernel,
+    leakage,
+    linear,
+    manifold,
+    memorisation,
+    per_class,
+)
+from gansmith.evaluation.features import FeatureNetwork
+from gansmith.evaluation.featureset import FeatureSet
+from gansmith.evaluation.pictures import Pictures
+from gansmith.evaluation.protocol import Score
+from gansmith.evaluation.targets import Target
+
+K_BALL, K_DENSITY = 3, 5
+JUDGED = 10_000  # reals of either kind shown to D, at most
+
+
+class Reference:
+    """Features of the reals with what several scores, or several passes, need of them."""
+
+    def __init__(
+        self, features: FeatureSet, device: torch.device, held_out: FeatureSet | None = None
+    ) -> None:
+        self.features, self.device, self.held_out = features, device, held_out
+
+    @cached_property
+    def moments(self) -> frechet.Moments:
+        return frechet.moments(self.features.features, "the reals")
+
+    @cached_property
+    def radii(self) -> np.ndarray:
+        return manifold.radii(self.features.features, max(K_BALL, K_DENSITY), device=self.device)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images themselves, for scores that do not look at features."""
+
+    target: Target
+    dataset: Dataset
+    held_out: Dataset | None = None
+    discriminator: nn.Module | None = None
+    pictures: Pictures | None = None
+
+
+@dataclass
+class Subjects:
+    """The reals and the fakes of one pass, as one feature network sees them."""
+
+    network: FeatureNetwork
+    reference: Reference
+    fake: FeatureSet
+    seed: int
+    images: Images
+
+    @property
+    def real(self) -> FeatureSet:
+        return self.reference.features
+
+    @cached_property
+    def moments(self) -> frechet.Moments:
+        return frechet.moments(self.fake.features, "the fakes")
+
+    @cached_property
+    def manifold(self) -> manifold.Manifold:
+        """Four scores from one search for neighbours."""
+        return manifold.manifold(
+            self.real.features,
+            self.fake.features,
+            k_ball=K_BALL,
+            k_density=K_DENSITY,
+            device=self.network.device,
+            real_radii=self.reference.radii,
+        )
+
+    def score(self, metric: str, value: float, better: str, *, name: str | None = None, **more: Any) -> Score:
+        """name: before the feature network's; the FID network's own scores go without. more: as of Score."""
+        suffix = self.network.frechet_name.removeprefix("FD-")
+        title = name or metric
+        full = title if suffix == "FID" else f"{title}-{suffix}"
+        return Score(metric, full, value, better, features=self.network.describe(), **more)
+
+
+def _frechet(s: Subjects) -> list[Score]:
+    value = frechet.frechet_distance(s.reference.moments, s.moments)
+    name = "FID" if s.network.frechet_name == "FID" else "FD"
+    return [s.score("frechet", value, "lower", name=name)]
+
+
+def _frechet_infinity(s: Subjects) -> list[Score]:
+    found = frechet.frechet_infinity(s.fake.features, s.reference.moments, s.seed)
+    name = "FID∞" if s.network.frechet_name == "FID" else "FD∞"
+    details = {
+        "error": found.standard_error,
+        "r2": found.r2,
+        "sizes": found.sizes,
+        "distances": found.distances,
+    }
+    return [s.score("frechet-infinity", found.value, "lower", name=name, details=details)]
+
+
+def _kid(s: Subjects) -> list[Score]:
+    found = kernel.kid(s.real.features, s.fake.features, seed=s.seed)
+    settings = {"subsets": found.num_subsets, "subset_size": found.subset_size}
+    details = {"error": found.standard_error, "sd_of_subsets": found.sd}
+    name = "KID" if s.network.frechet_name == "FID" else "KD"
+    return [s.score("kid", found.value, "lower", name=name, settings=settings, details=details)]
+
+
+def _inception_score(s: Subjects) -> list[Score]:
+    assert s.fake.logits is not None
+    found = inception_score.inception_score(s.fake.logits, seed=s.seed)
+    settings = {"splits": found.splits, "outputs": found.outputs}
+    return [s.score("is", found.value, "higher", name="IS", settings=settings, details={"error": found.sd})]
+
+
+def _precision_recall(s: Subjects) -> list[Score]:
+    k = {"k": K_BALL}
+    return [
+        s.score("precision", s.manifold.precision, "higher", settings=k),
+        s.score("recall", s.manifold.recall, "higher", settings=k),
+    ]
+
+
+def _density_coverage(s: Subjects) -> list[Score]:
+    k = {"k": K_DENSITY}
+    expected = manifold.expected_coverage(len(s.real), len(s.fake), K_DENSITY)
+    return [
+        s.score("density", s.manifold.density, "higher", settings=k),
+        s.score("coverage", s.manifold.coverage, "higher", settings=k, details={"expected": expected}),
+    ]
+
+
+def _per_class(s: Subjects) -> list[Score]:
+    distance = per_class.per_class_frechet(s.real, s.fake)
+    diversity = per_class.per_class_diversity(s.real, s.fake, seed=s.seed)
+    ratio = diversity.distance_ratio
+    names = s.real.class_names
+    rows = [
+        {
+            "class": names[label],
+            "frechet": distance.distances[label],
+            "diversity": ratio[label],
+            "rank_ratio": diversity.rank_ratio[label],
+            "n_real": distance.num_real[label],
+            "n_fake": distance.num_fake[label],
+        }
+        for label in range(len(names))
+    ]
+    worst = [names[label] for label in distance.worst]
+    details = {"classes": rows, "worst": worst, "warnings": distance.warnings}
+    least = [names[label] for label in diversity.worst]
+    name = "FID-per-class" if s.network.frechet_name == "FID" else "FD-per-class"
+    return [
+        s.score("per-class-frechet", distance.mean, "lower", name=name, details=details),
+        s.score(
+            "per-class-diversity",
+            float(np.nanmean(ratio)),
+            "higher",
+            name="diversity-per-class",
+            details={"worst": least, "least": float(np.nanmin(ratio))},
+        ),
+    ]
+
+
+def _leakage(s: Subjects) -> list[Score]:
+    """By the network's own classifier where that knows these classes, else by one fitted to half of the
+    reals; the other half tells how often it errs without a generator.
+    """
+    real, fake = s.real, s.fake
+    assert real.labels is not None
+    assert fake.labels is not None
+    if s.network.class_names == real.class_names and fake.logits is not None and real.logits is not None:
+        by, logits, real_logits, real_labels = "feature network", fake.logits, real.logits, real.labels
+    else:
+        by = "ridge regression on half of the reals"
+        fitted = linear.fit(real.features[::2], real.labels[::2], len(real.class_names))
+        logits, real_logits = fitted.logits(fake.features), fitted.logits(real.features[1::2])
+        real_labels = real.labels[1::2]
+    found = leakage.class_leakage(logits, fake.labels, real_logits=real_logits, real_labels=real_labels)
+    names = real.class_names
+    details: dict[str, Any] = {
+        "real_accuracy": found.real_accuracy,
+        "class_accuracy": dict(zip(names, found.class_accuracy.tolist())),
+        "pairs": [
+            {
+                "asked": names[pair.asked],
+                "seen": names[pair.seen],
+                "count": pair.count,
+                "rate": pair.rate,
+                "real_rate": pair.real_rate,
+            }
+            for pair in found.pairs
+        ],
+    }
+    if len(names) <= 100:
+        details["confusion"] = found.confusion
+    if s.images.pictures:
+        details["picture"] = s.images.pictures.leakage(found.pairs, names, s.network.name)
+    return [
+        s.score("class-accuracy", found.accuracy, "higher", settings={"classifier": by}, details=details),
+    ]
+
+
+def _duplicates(s: Subjects) -> list[Score]:
+    found = duplicates.near_duplicates(s.real.features, s.fake.features, seed=s.seed, device=s.network.device)
+    details = {
+        "of_reals": found.real_rate,
+        "exact": float((found.distances == 0).mean()),
+        "distance_ratio": found.distance_ratio,
+    }
+    settings = {"near": duplicates.NEAR}
+    return [s.score("duplicates", found.rate, "lower", settings=settings, details=details)]
+
+
+def _memorisation(s: Subjects) -> list[Score]:
+    held_out = s.reference.held_out.features if s.reference.held_out else None
+    found = memorisation.memorisation(s.real.features, s.fake.features, held_out, device=s.network.device)
+    details: dict[str, Any] = {
+        "z": found.z,
+        "suspicious": found.suspicious,
+        "authenticity": found.authenticity,
+        "real_authenticity": found.real_authenticity,
+        "median_ratio": found.median_ratio,
+    }
+    if s.images.pictures:
+        details["picture"] = s.images.pictures.neighbours(found.neighbours, s.network.name)
+    settings = {"compared_with": found.compared_with, "num_compared": found.num_compared}
+    return [s.score("memorisation", found.closer, "lower", settings=settings, details=details)]
+
+
+def _d_gap(s: Subjects) -> list[Score]:
+    images, reals = s.images, s.images.dataset
+    assert images.held_out is not None
+    assert images.discriminator is not None
+    count = min(len(reals), len(images.held_out), JUDGED)
+    judged = [
+        critic.logits(images.discriminator, of, arrays.some(len(of), count, s.seed), s.network.device)
+        for of in (reals, images.held_out)
+    ]
+    found = memorisation.discriminator_gap(*judged)
+    details = {
+        "train_accuracy": found.train_accuracy,
+        "held_out_accuracy": found.held_out_accuracy,
+        "auc": found.auc,
+        "z": found.z,
+    }
+    settings = {"images": count, "held_out": images.held_out.content_hash}
+    return [Score("d-gap", "D-gap", found.gap, "lower", settings=settings, details=details)]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """yields: metric names of its results. needs: logits | labels | held_out | discriminator. least: fakes
+    and reals. usual: computed where nobody names metrics. once: not for every feature network.
+    """
+
+    compute: Callable[[Subjects], list[Score]]
+    yields: tuple[str, ...]
+    about: str
+    needs: tuple[str, ...] = ()
+    least: int = 2
+    usual: bool = False
+    once: bool = False
+
+
+METRICS = {
+    "frechet": Metric(_frechet, ("frechet",), "Fréchet distance: FID where the network is FID's", usual=True),
+    "frechet-infinity": Metric(
+        _frechet_infinity, ("frechet-infinity",), "the same, extrapolated to infinitely many fakes", least=20
+    ),
+    "kid": Metric(_kid, ("kid",), "kernel distance, unbiased, with its error", usual=True),
+    "is": Metric(_inception_score, ("is",), "Inception score", ("logits",), least=10, usual=True),
+    "precision-recall": Metric(
+        _precision_recall,
+        ("precision", "recall"),
+        "improved precision and recall, k = 3",
+        least=4,
+        usual=True,
+    ),
+    "density-coverage": Metric(
+        _density_coverage, ("density", "coverage"), "density and coverage, k = 5", least=6, usual=True
+    ),
+    "per-class": Metric(
+        _per_class,
+        ("per-class-frechet", "per-class-diversity"),
+        "Fréchet distance and diversity of every class by itself",
+        ("labels",),
+    ),
+    "leakage": Metric(
+        _leakage, ("class-accuracy",), "classes that are drawn as others, as a picture too", ("labels",)
+    ),
+    "duplicates": Metric(_duplicates, ("duplicates",), "fakes that have a near twin", least=3),
+    "memorisation": Metric(
+        _memorisation, ("memorisation",), "fakes nearer to training images than new reals, as a picture too"
+    ),
+    "d-gap": Metric(
+        _d_gap,
+        ("d-gap",),
+        "D's accuracy on training reals minus that on --held-out",
+        ("held_out", "discriminator"),
+        usual=True,
+        once=True,
+    ),
+}
+ALIASES = {
+    "memorization": "memorisation", "fid": "frechet", "fd": "frechet", "inception-score": "is",
+    "prdc": "precision-recall",
+    **{product: name for name, metric in METRICS.items() for product in metric.yields},
+}  # fmt: skip
+
+
+def find(names: tuple[str, ...] | list[str]) -> list[str]:
+    """Keys of METRICS for what a user wrote, in the order of the table; a product stands for its metric,
+    `all` for everything. Raises UserError with the nearest names.
+    """
+    chosen = set()
+    for name in names:
+        key = name.strip().lower().replace("_", "-")
+        if key == "all":
+            chosen |= set(METRICS)
+            continue
+        key = key if key in METRICS else ALIASES.get(key, key)
+        if key not in METRICS:
+            near = difflib.get_close_matches(key, [*METRICS, *ALIASES], 3, 0.5)
+            hint = f"did you mean {', '.join(near)}? " if near else ""
+            raise UserError(f"--metrics {name!r} is unknown; {hint}There are: {', '.join(METRICS)}.")
+        chosen.add(key)
+    return [name for name in METRICS if name in chosen]
+
+
+def product(name: str, among: list[str] | None = None) -> str:
+    """The result that a user means with one name (`recall`, `fid`): of a metric with several, its first one.
+
+    among: keys of METRICS it must come from, None for any. Raises UserError.
+    """
+    metric = find([name])[0]
+    if among is not None and metric not in among:
+        raise UserError(f"best by {name}: it is not computed; add it to the metrics ({', '.join(among)}).")
+    key = name.strip().lower().replace("_", "-")
+    yields = METRICS[metric].yields
+    return key if key in yields else yields[0]
+
+
+LACKING = {
+    "logits": "the feature network has no classifier: use inception, effnet-lite0 or classifier:FILE",
+    "labels": "it needs two classes or more, the same ones in the images and in --data",
+    "held_out": "it needs real images that were not trained on: --held-out PATH",
+    "discriminator": "it needs D: score a checkpoint, or snapshots made with --set log.snapshot_d=true",
+}
+
+
+def lacking(name: str, have: set[str], num_fake: int, num_real: int) -> str | None:
+    """Why a score cannot be had, or None. have: keys of LACKING."""
+    metric = METRICS[name]
+    for need in metric.needs:
+        if need not in have:
+            return LACKING[need]
+    if min(num_fake, num_real) < metric.least:
+        return f"it needs at least {metric.least} images of either kind, not {min(num_fake, num_real)}"
+    return None
