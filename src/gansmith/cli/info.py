@@ -52,12 +52,17 @@ def _network(path: Path) -> Iterator[Row]:
 
 def _described(described: dict[str, Any], other_place: str) -> Iterator[Row]:
     yield "written by", f"gansmith {described.get('gansmith_version', '?')}"
+    if origin := described.get("imported"):
+        yield "imported", _imported(origin)
     yield "images seen", f"{described['images_seen']:,}"
     if described.get("lineage"):
         yield "lineage", f"{described['lineage']} (times the run went back)"
     yield "weights", "moving average of G (EMA)" if described.get("ema", True) else "G as trained"
     yield "latent", described["latent"]
     yield "statistics", _statistics(described["statistics"])
+    if table := described.get("statistics_table"):
+        quirks = ", interpolated as Hugging Face's program does" if table["hugging_face"] else ""
+        yield "", f"and by truncation (scale), {table['rows']} rows from 0 to 1{quirks}"
     yield "generator", _arguments(described["generator"])
     D = described["discriminator"]
     yield "discriminator", _arguments(D) if D else other_place
@@ -94,6 +99,12 @@ def _data_set(path: Path) -> Iterator[Row]:
     yield from rows
 
 
+def _imported(origin: dict[str, Any]) -> str:
+    files = f" ({', '.join(origin['files'])})" if origin.get("files") else ""
+    step = f", {origin['step']:,} steps" if origin.get("step") else ""
+    return f"from {origin['format']}: {origin['source']}{files}{step}"
+
+
 def _statistics(statistics: dict[str, Any] | None) -> str:
     if statistics is None:
         return "none yet: estimated when sampled"
@@ -102,6 +113,8 @@ def _statistics(statistics: dict[str, Any] | None) -> str:
         if statistics["kind"] == "none"
         else f"{statistics['kind']} {statistics['truncation']:g}"
     )
+    if statistics["images"] is None:
+        return f"for {how}, as they came with the weights"
     return f"for {how}, from {statistics['images']:,} images in groups of {statistics['group']}"
 
 

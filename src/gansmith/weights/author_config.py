@@ -135,7 +135,10 @@ def discriminator_kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
         # The author's table calls every map of the 32 px network 16×16: attention goes after all blocks or
         # none.
         blocks = 3 if kwargs["family"] == "biggan-deep" else 4
-        kwargs["attention_blocks"] = list(range(blocks)) if 16 in kwargs["attention"] else []
+        if 16 in kwargs["attention"]:
+            kwargs["attention_blocks"] = list(range(blocks))
+        else:
+            kwargs["attention"] = []
     return kwargs
 
 
@@ -151,7 +154,9 @@ def _common(config: Mapping[str, Any], net: str) -> dict[str, Any]:
     if activation not in ("relu", "inplace_relu", "ir"):
         raise UserError(f"{net}_nl {activation!r} has no counterpart here; only ReLU networks are read.")
     try:
-        attention = [int(a) for a in str(config[f"{net}_attn"]).split("_") if a not in ("", "0")]
+        named = [int(a) for a in str(config[f"{net}_attn"]).split("_") if a not in ("", "0")]
+        largest = int(config["resolution"]) // (2 if net == "D" else 1)
+        attention = [at for at in named if (4 if net == "D" else 8) <= at <= largest]
         return {
             "family": FAMILIES[model],
             "resolution": int(config["resolution"]),
