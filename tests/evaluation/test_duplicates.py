@@ -5,6 +5,7 @@ import pytest
 
 from gansmith.errors import UserError
 from gansmith.evaluation.duplicates import digests, exact_duplicate_rate, near_duplicates
+from gansmith.evaluation.neighbours import nearest_others
 
 
 def cloud(n: int, seed: int, dim: int = 32) -> np.ndarray:
@@ -52,3 +53,15 @@ def test_exact_duplicates_are_told_by_their_pixels() -> None:
 def test_one_image_is_too_few() -> None:
     with pytest.raises(UserError, match="needs at least 2"):
         near_duplicates(cloud(10, 0), cloud(1, 1))
+
+
+@pytest.mark.parametrize("num_real", [200, 900])
+def test_known_neighbours_save_the_search_and_change_nothing(num_real: int) -> None:
+    """With more reals than fakes the reals are thinned, and neighbours among all of them are of no use."""
+    real, fake = cloud(num_real, 0), cloud(300, 1)
+    expected = near_duplicates(real, fake)
+    got = near_duplicates(
+        real, fake, real_neighbours=nearest_others(real, 5), fake_neighbours=nearest_others(fake, 5)
+    )
+    assert (got.threshold, got.distance_ratio) == (expected.threshold, expected.distance_ratio)
+    assert np.array_equal(got.nearest, expected.nearest)

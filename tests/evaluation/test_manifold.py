@@ -45,7 +45,7 @@ def test_all_four_equal_brute_force(k: int) -> None:
 
 def test_one_pass_gives_both_pairs_of_scores_with_their_own_k() -> None:
     real, fake = clouds(300, 500)
-    got = manifold(real, fake, real_radii=radii(real, 5))
+    got = manifold(real, fake, real_radii=radii(real, 5), fake_radii=radii(fake, 7))
     assert (got.precision, got.recall) == precision_recall(real, fake, 3)
     assert (got.density, got.coverage) == density_coverage(real, fake, 5)
     assert (got.k_ball, got.k_density) == (3, 5)

@@ -5,6 +5,7 @@ import pytest
 
 from gansmith.errors import UserError
 from gansmith.evaluation.memorisation import discriminator_gap, memorisation
+from gansmith.evaluation.neighbours import nearest_others
 
 
 def cloud(n: int, seed: int, dim: int = 32) -> np.ndarray:
@@ -40,6 +41,16 @@ def test_a_few_copies_among_honest_fakes_raise_the_suspicious_share() -> None:
     got = memorisation(train, fake, cloud(1000, 2))
     assert got.suspicious == pytest.approx(0.11, abs=0.01)
     assert got.closer == pytest.approx(0.55, abs=0.03)
+
+
+def test_copies_are_noticed_in_data_full_of_duplicates() -> None:
+    """The nearest 1 % of new reals lie at distance 0 then, which copies do not go below."""
+    train = cloud(1000, 0)
+    train[:300] = train[300:600]
+    got = memorisation(train, train[600:800])
+    assert (got.suspicious, got.authenticity) == (1, 0)
+    assert got.closer == pytest.approx(1 - 0.5 * 0.6)
+    assert memorisation(train, cloud(500, 1)).suspicious == 0
 
 
 def test_fakes_far_from_everything_are_not_memorised() -> None:
@@ -78,3 +89,12 @@ def test_unusable_input_is_refused() -> None:
         discriminator_gap(np.zeros(4), np.zeros(0))
     with pytest.raises(UserError, match="D's training reals: 1 of 4"):
         discriminator_gap(np.array([0, 1, np.nan, 1]), np.zeros(4))
+
+
+def test_known_neighbours_save_the_search_and_change_nothing() -> None:
+    train, fake = cloud(300, 0), cloud(200, 1)
+    got = memorisation(train, fake, train_neighbours=nearest_others(train, 5))
+    expected = memorisation(train, fake)
+    assert got.closer == expected.closer
+    assert got.authenticity == expected.authenticity
+    assert got.real_authenticity == expected.real_authenticity

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gansmith.evaluation.arrays import checked_pair, some
-from gansmith.evaluation.neighbours import nearest_others
+from gansmith.evaluation.neighbours import Neighbours, nearest_others
 
 NEAR = 0.25  # of the reals' median nearest-neighbour distance: images that people take for the same
 
@@ -35,18 +35,23 @@ def near_duplicates(
     near: float = NEAR,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    real_neighbours: Neighbours | None = None,
+    fake_neighbours: Neighbours | None = None,
 ) -> Duplicates:
     """Share of fakes with another fake within `near` × the usual distance between neighbouring reals.
 
     real, fake: float32 (n, dim). That usual distance shrinks with the number of images, so as many reals as
     fakes set it (drawn by `seed`; all, where there are fewer: then the threshold is a little large). The
     median keeps it meaningful when the reals hold duplicates themselves. Exact copies count as near ones.
-    Raises UserError for fewer than 2 images and non-finite features.
+    real_neighbours, fake_neighbours: `nearest_others` of either, if known; the reals' are of use where all
+    reals are. Raises UserError for fewer than 2 images and non-finite features.
     """
     real, fake = checked_pair(real, fake)
-    reals = real[some(len(real), len(fake), seed)] if len(real) > len(fake) else real
-    real_distances = nearest_others(reals, 1, device=device, name="the reals").distances[:, 0]
-    found = nearest_others(fake, 1, device=device, name="the fakes")
+    if len(real) > len(fake):
+        real, real_neighbours = real[some(len(real), len(fake), seed)], None
+    of_reals = real_neighbours or nearest_others(real, 1, device=device, name="the reals")
+    found = fake_neighbours or nearest_others(fake, 1, device=device, name="the fakes")
+    real_distances = of_reals.distances[:, 0]
     distances = found.distances[:, 0]
     usual = float(np.median(real_distances))
     threshold = near * usual
@@ -56,7 +61,7 @@ def near_duplicates(
         real_rate=float((real_distances <= threshold).mean()),
         threshold=threshold,
         distance_ratio=median / usual if usual else float("nan"),
-        num_real=len(reals),
+        num_real=len(real),
         nearest=found.indices[:, 0],
         distances=distances,
     )

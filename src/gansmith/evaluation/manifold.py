@@ -32,18 +32,21 @@ def manifold(
     k_density: int = 5,
     device: torch.device | str = "cpu",
     real_radii: np.ndarray | None = None,
+    fake_radii: np.ndarray | None = None,
 ) -> Manifold:
     """All four scores in one pass over the pairs (Kynkäänniemi et al. 2019; Naeem et al. 2020).
 
     real (n, dim), fake (m, dim): float32, may be memmaps. real_radii: `radii(real, max(k_ball, k_density))`
-    if known. Precision and recall depend on both numbers of images: compare only equal ones. Raises
-    UserError for fewer than k + 1 images on either side and for non-finite features.
+    if known, fake_radii: `radii(fake, k_ball)`; more columns do no harm. Precision and recall depend on both
+    numbers of images: compare only equal ones. Raises UserError for fewer than k + 1 images on either side
+    and for non-finite features.
     """
     deepest = max(k_ball, k_density)
     real, fake = checked_pair(real, fake, deepest + 1)
     if real_radii is None:
         real_radii = radii(real, deepest, device=device)
-    fake_radii = radii(fake, k_ball, device=device)
+    if fake_radii is None:
+        fake_radii = radii(fake, k_ball, device=device)
     tests = [
         ("centres", real_radii[:, k_ball - 1]),
         ("centres", real_radii[:, k_density - 1]),

@@ -38,6 +38,7 @@ def memorisation(
     *,
     k: int = 5,
     device: torch.device | str = "cpu",
+    train_neighbours: Neighbours | None = None,
 ) -> Memorisation:
     """Compares distances to the nearest training image between fakes and new reals.
 
@@ -50,13 +51,14 @@ def memorisation(
     train, fake, held_out: float32 (n, dim) features or pixels. Without held-out reals every training image
     is compared with the other ones, which is the same distribution if the training images are a fair
     sample; near-duplicates among them then make the test lenient. `neighbours` holds the k nearest (fewer in
-    a smaller set). Raises UserError for fewer than 2 training images, no fakes, and non-finite features.
+    a smaller set). train_neighbours: `nearest_others` of the training images, if known. Raises UserError for
+    fewer than 2 training images, no fakes, and non-finite features.
     """
     train, fake = checked_pair(train, fake, 1, names=("the training images", "the fakes"))
     refuse_few(len(train), "the training images", 2)
     names = ("the training images", "the fakes")
     found = nearest(fake, train, min(k, len(train)), device=device, names=names)
-    own = nearest_others(train, 1, device=device, name="the training images")
+    own = train_neighbours or nearest_others(train, 1, device=device, name=names[0])
     first, claim = own.indices[:, 0], own.distances[:, 0]
     if held_out is None:
         new, compared_with = claim, "training images, each left out in turn"
