@@ -57,6 +57,9 @@ class Generator(nn.Module):
     spectral norm is that of all); None is `channels`. table: channel multipliers in place of the published
     ones. Raises ValueError for settings that do not go together.
 
+    Of imported networks only: gain_offset stands for the 1 of a conditional gain 1 + W·condition; upsampling
+    `zeros` sets pixels apart by zeros instead of repeating them.
+
     fade: what a promotion to this resolution added comes in with `alpha`, from 0 to 1 (`set_alpha`).
     `append`: the last stage is new, and what the older output layer draws, enlarged, is mixed in by 1 − alpha
     (Karras et al. 2018, section 2). `insert`: a stage in the middle is new, and its residual branch counts
@@ -92,9 +95,11 @@ class Generator(nn.Module):
         table: Sequence[int] | None = None,
         fade: str | None = None,
         alpha: float = 1.0,
+        gain_offset: float = 1,
+        upsampling: str = "nearest",
     ) -> None:
         super().__init__()
-        self.kwargs = _settings(locals())
+        self.kwargs = layers.settings(locals())
         _check(family, resolution, channels, ch, depth)
         deep = family == "biggan-deep"
         if rgb_rows is not None and rgb_rows < channels:
@@ -115,7 +120,8 @@ class Generator(nn.Module):
 
         eps = sn_eps if spectral else None
         condition = shared + (0 if not skip_z else dim_z if deep else self.chunks[0])
-        norm = layers.batch_norm_maker(num_classes, bool(shared), condition, eps, bn_eps)
+        norm = layers.batch_norm_maker(num_classes, bool(shared), condition, eps, bn_eps, gain_offset)
+        zeros = layers.with_zeros(upsampling)
         self.shared = Embedding(num_classes, shared) if shared else None
         first = condition if deep and skip_z else self.chunks[0]
         self.linear = Linear(first, multipliers[0] * ch * 16, eps)
@@ -126,9 +132,9 @@ class Generator(nn.Module):
                 last = not deep or i == depth - 1
                 out = outputs if last else inputs
                 block: nn.Module = (
-                    layers.DeepGeneratorBlock(inputs, out, eps, norm, up=last)
+                    layers.DeepGeneratorBlock(inputs, out, eps, norm, up=last, zeros=zeros)
                     if deep
-                    else layers.GeneratorBlock(inputs, out, eps, norm)
+                    else layers.GeneratorBlock(inputs, out, eps, norm, zeros=zeros)
                 )
                 self.blocks.append(nn.ModuleList([block]))
                 here = len(self.blocks) - 1
@@ -203,6 +209,9 @@ class Discriminator(nn.Module):
     blocks instead, which only imported 32 px networks need. table: channel multipliers in place of the
     published ones; last_map: size of the last map, where it is not the published one's.
 
+    Of imported networks only: plain_shortcut leaves out the shortcut's convolution wherever a block keeps its
+    width; leading_relu rectifies the first block's input too; unit_range sees images in [0, 1].
+
     fade, alpha: as in `Generator`. `append`: the first stage is new, and what the older first layers make of
     the image, reduced to half its size by 2×2 means, is mixed in by 1 − alpha. `insert`: at alpha 0 the new
     stage only takes 2×2 means.
@@ -230,9 +239,12 @@ class Discriminator(nn.Module):
         last_map: int | None = None,
         fade: str | None = None,
         alpha: float = 1.0,
+        plain_shortcut: bool = False,
+        leading_relu: bool = False,
+        unit_range: bool = False,
     ) -> None:
         super().__init__()
-        self.kwargs = _settings(locals())
+        self.kwargs = layers.settings(locals())
         _check(family, resolution, channels, ch, depth)
         _check_attention(attention)
         deep = family == "biggan-deep"
@@ -245,7 +257,7 @@ class Discriminator(nn.Module):
         if attention_blocks is None:
             attention_blocks = [i for i, size in enumerate(sizes) if size in attention]
 
-        self.deep, self.num_classes = deep, num_classes
+        self.deep, self.num_classes, self.unit_range = deep, num_classes, unit_range
         if deep:
             self.input_conv = Conv(channels, widths[0], 3, eps)
         self.blocks = nn.ModuleList()
@@ -260,7 +272,11 @@ class Discriminator(nn.Module):
                     for j in range(depth)
                 ]
             else:
-                group = [layers.DiscriminatorBlock(inputs, outputs, eps, down=down, first=i == 0, wide=wide)]
+                first = i == 0 and not leading_relu
+                block = layers.DiscriminatorBlock(inputs, outputs, eps, down=down, first=first, wide=wide)
+                if plain_shortcut and inputs == outputs:
+                    block.conv_sc = None
+                group = [block]
             if i in attention_blocks:
                 group.append(Attention(outputs, eps))
             self.blocks.append(nn.ModuleList(group))
@@ -289,6 +305,8 @@ class Discriminator(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 16ch) float32 (4ch at 32 px): the last map, rectified and summed over its pixels."""
+        if self.unit_range:
+            x = (x + 1) / 2
         h = self.input_conv(x) if self.deep else x
         old = None
         if self.old_input is not None and self.alpha < 1:
@@ -308,12 +326,6 @@ class Discriminator(nn.Module):
         with full_precision(h):
             logits = self.linear(h).squeeze(1)
             return logits if self.embed is None else logits + (self.embed(y) * h).sum(1)
-
-
-def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
-    """A constructor's keyword arguments as JSON can hold them."""
-    own = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
-    return {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in own.items()}
 
 
 def chunk_size(dim_z: int, slots: int) -> int:

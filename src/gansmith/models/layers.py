@@ -5,7 +5,8 @@ the result is the same and the work a quarter.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,20 @@ def up(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
+def with_zeros(upsampling: str) -> bool:
+    """Whether an upsampling (`nearest`, `zeros`) is the second. Raises ValueError for any other."""
+    if upsampling not in ("nearest", "zeros"):
+        raise ValueError(f"upsampling {upsampling!r} is unknown; choose nearest or zeros")
+    return upsampling == "zeros"
+
+
+def up_with_zeros(x: Tensor) -> Tensor:
+    """Every pixel followed by zeros to its right, below, and between."""
+    out = x.new_zeros(x.shape[0], x.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+    out[:, :, ::2, ::2] = x
+    return out
+
+
 def down(x: Tensor) -> Tensor:
     """2×2 means."""
     return F.avg_pool2d(x, 2)
@@ -152,10 +167,16 @@ def gated(branch: Tensor, gate: float) -> Tensor:
 
 
 class GeneratorBlock(nn.Module):
-    """bn-relu-up-conv-bn-relu-conv with a 1×1 shortcut; doubles the resolution (BigGAN, figure 15b)."""
+    """bn-relu-up-conv-bn-relu-conv with a 1×1 shortcut; doubles the resolution (BigGAN, figure 15b).
 
-    def __init__(self, inputs: int, outputs: int, sn_eps: float | None, norm: MakeNorm) -> None:
+    zeros: pixels are set apart by zeros instead of repeated.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, sn_eps: float | None, norm: MakeNorm, *, zeros: bool = False
+    ) -> None:
         super().__init__()
+        self.zeros = zeros
         self.conv1 = Conv(inputs, outputs, 3, sn_eps)
         self.conv2 = Conv(outputs, outputs, 3, sn_eps)
         self.conv_sc = Conv(inputs, outputs, 1, sn_eps)
@@ -164,17 +185,32 @@ class GeneratorBlock(nn.Module):
         self.gate = 1.0
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        h = self.conv1.of_upsampled(self.bn1(x, condition))
+        h = self.bn1(x, condition)
+        h = self.conv1(up_with_zeros(h)) if self.zeros else self.conv1.of_upsampled(h)
         h = self.conv2(self.bn2(h, condition))
-        return gated(h, self.gate) + up(self.conv_sc(x))
+        shortcut = self.conv_sc(up_with_zeros(x)) if self.zeros else up(self.conv_sc(x))
+        return gated(h, self.gate) + shortcut
 
 
 class DeepGeneratorBlock(nn.Module):
-    """Bottleneck block of BigGAN-deep (figure 16b): the shortcut keeps the first `outputs` channels."""
+    """Bottleneck block of BigGAN-deep (figure 16b): the shortcut keeps the first `outputs` channels.
 
-    def __init__(self, inputs: int, outputs: int, sn_eps: float | None, norm: MakeNorm, *, up: bool) -> None:
+    zeros: as in `GeneratorBlock`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        sn_eps: float | None,
+        norm: MakeNorm,
+        *,
+        up: bool,
+        zeros: bool = False,
+    ) -> None:
         super().__init__()
         hidden = inputs // 4
+        self.zeros = zeros
         self.outputs, self.up, self.gate = outputs, up, 1.0
         self.conv1 = Conv(inputs, hidden, 1, sn_eps)
         self.conv2 = Conv(hidden, hidden, 3, sn_eps)
@@ -185,11 +221,16 @@ class DeepGeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         h = self.bn2(self.conv1(self.bn1(x, condition)), condition)
-        h = self.conv2.of_upsampled(h) if self.up else self.conv2(h)
+        if self.up and self.zeros:
+            h = self.conv2(up_with_zeros(h))
+        else:
+            h = self.conv2.of_upsampled(h) if self.up else self.conv2(h)
         h = self.conv3(self.bn3(h, condition))
         h = self.conv4(self.bn4(h, condition))
         x = x[:, : self.outputs]
-        return gated(h, self.gate) + (up(x) if self.up else x)
+        if self.up:
+            x = up_with_zeros(x) if self.zeros else up(x)
+        return gated(h, self.gate) + x
 
 
 class DiscriminatorBlock(nn.Module):
@@ -238,7 +279,12 @@ class DeepDiscriminatorBlock(nn.Module):
 
 
 def batch_norm_maker(
-    classes: int, shared: bool, condition: int, sn_eps: float | None, eps: float
+    classes: int,
+    shared: bool,
+    condition: int,
+    sn_eps: float | None,
+    eps: float,
+    gain_offset: float = 1,
 ) -> MakeNorm:
     """How a generator conditions its blocks: by a linear map of a vector, by class, or not at all."""
     if condition:
@@ -247,10 +293,11 @@ def batch_norm_maker(
             eps,
             Linear(condition, channels, sn_eps, bias=False),
             Linear(condition, channels, sn_eps, bias=False),
+            gain_offset,
         )
     if classes and not shared:
         return lambda channels: ConditionalBatchNorm(
-            channels, eps, Embedding(classes, channels), Embedding(classes, channels)
+            channels, eps, Embedding(classes, channels), Embedding(classes, channels), gain_offset
         )
     return lambda channels: AffineBatchNorm(channels, eps)
 
@@ -281,6 +328,12 @@ def set_channels_last(net: nn.Module, channels_last: bool = True) -> None:
         if isinstance(module, SpectralLayer):
             module.channels_last = channels_last
             module.drop()
+
+
+def settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A constructor's keyword arguments as JSON can hold them."""
+    own = {k: v for k, v in arguments.items() if k not in ("self", "__class__")}
+    return {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in own.items()}
 
 
 def full_precision(x: Tensor) -> contextlib.AbstractContextManager:

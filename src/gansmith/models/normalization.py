@@ -126,14 +126,18 @@ class AffineBatchNorm(BatchNorm):
 
 
 class ConditionalBatchNorm(BatchNorm):
-    """Gain 1 + gain(condition) and bias(condition), both modules: condition -> (N, C)."""
+    """Gain 1 + gain(condition) and bias(condition), both modules: condition -> (N, C). gain_offset: what
+    stands for the 1.
+    """
 
-    def __init__(self, channels: int, eps: float, gain: nn.Module, bias: nn.Module) -> None:
+    def __init__(
+        self, channels: int, eps: float, gain: nn.Module, bias: nn.Module, gain_offset: float = 1
+    ) -> None:
         super().__init__(channels, eps)
-        self.gain, self.bias = gain, bias
+        self.gain, self.bias, self.gain_offset = gain, bias, gain_offset
 
     def forward(self, x: Tensor, condition: Any) -> Tensor:
-        return F.relu_(self.normalize(x, 1 + self.gain(condition), self.bias(condition)))
+        return F.relu_(self.normalize(x, self.gain_offset + self.gain(condition), self.bias(condition)))
 
 
 # Groups
