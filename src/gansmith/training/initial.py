@@ -4,6 +4,7 @@ The source is read once, before the data; its architecture becomes part of the c
 checkpoint goes on from that and needs its source no more.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,12 +282,24 @@ def _shorter(half_life: str | int, duration: str | int, share: float) -> str | i
     return half_life if configuration.images(half_life, 1) <= longest else longest
 
 
+def check(source: Source, config: Config, data: announce.DataSummary) -> None:
+    """Raises UserError for classes that are not there, and for blocks of D that cannot be frozen."""
+    if source.G.num_classes:
+        classes_of(source, config, [info.name for info in data.classes])
+    if not _makes_d(source, config):
+        freezing.names(source.imported.D, config.init.freeze_d)
+    elif config.init.freeze_d:
+        raise UserError(
+            "init.freeze_d: D is new in this run, and a random block is nothing to keep; leave it out."
+        )
+
+
 # Said before the start
 # ---------------------------------------------------------------------------------------------------------
 
 
 def introduce(log: RunLog, source: Source, config: Config, data: announce.DataSummary) -> None:
-    """What the source is, which class becomes which, and what is lost of it. Raises UserError for --map."""
+    """What the source is, which class becomes which, and what is lost of it."""
     imported, G = source.imported, source.G
     held = ["G", *(["G as trained"] if imported.G_raw is not None else []), *(["D"] if imported.D else [])]
     log.say(
@@ -296,8 +309,10 @@ def introduce(log: RunLog, source: Source, config: Config, data: announce.DataSu
     )
     for note in imported.notes:
         log.say(f"  {note}")
-    for name, reason in [*imported.unused, *imported.unfilled][:10]:
-        log.say(f"  {name}: {reason}")
+    for what, entries in (("not used", imported.unused), ("not filled", imported.unfilled)):
+        for reason, count in Counter(reason for _, reason in entries).items():
+            first = next(name for name, why in entries if why == reason)
+            log.say(f"  {what}: {first}{f' and {count - 1:,} more' if count > 1 else ''}: {reason}")
     if G.num_classes:
         origins = classes_of(source, config, [info.name for info in data.classes])
         for line in surgery.describe(origins, source.class_names):
@@ -310,10 +325,6 @@ def introduce(log: RunLog, source: Source, config: Config, data: announce.DataSu
         lost = sources.idle_discriminator(source.path, imported)
         if lost:
             log.warn(lost)
-    if _makes_d(source, config) and config.init.freeze_d:
-        raise UserError(
-            "init.freeze_d: D is new in this run, and a random block is nothing to keep; leave it out."
-        )
 
 
 def _makes_d(source: Source, config: Config) -> bool:
@@ -343,8 +354,6 @@ def networks(source: Source, config: Config, dataset: Dataset, world: World, log
     G, imported = source.G, source.imported
     raw = imported.G_raw if imported.G_raw is not None else G
     D = None if _makes_d(source, config) else imported.D
-    if D is not None:
-        freezing.names(D, config.init.freeze_d)
     if G.num_classes:
         names = [info.name for info in dataset.classes]
         origins = classes_of(source, config, names)

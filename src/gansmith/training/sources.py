@@ -15,7 +15,7 @@ from gansmith.models import spectral
 from gansmith.models.biggan import Discriminator, Generator
 from gansmith.training import checkpoint as checkpoints
 from gansmith.training import state as states
-from gansmith.weights import snapshot
+from gansmith.weights import convert, snapshot
 from gansmith.weights.imported import Imported, check_finite
 
 
@@ -41,34 +41,7 @@ def read(path: Path) -> Imported:
         imported = _checkpoint(newest)
         imported.notes += notes
         return imported
-    if _ours(path):
-        return _snapshot(path)
-    from gansmith.weights.convert import open_any
-
-    return open_any(path)
-
-
-def _ours(path: Path) -> bool:
-    if path.is_dir():
-        return (path / "snapshots").is_dir() or _holds_numbered(path)
-    return path.suffix == ".safetensors" or path.name == "best"
-
-
-def _holds_numbered(path: Path) -> bool:
-    return any(snapshot.NUMBERED.fullmatch(file.name) for file in path.glob("*.safetensors"))
-
-
-def _snapshot(path: Path) -> Imported:
-    G, D, info = snapshot.load(path, discriminator=True)
-    return Imported(
-        family=G.kwargs["family"],
-        source_format="gansmith snapshot",
-        source=snapshot.find(path),
-        G=G,
-        D=D,
-        info=info,
-        images_seen=info["images_seen"],
-    )
+    return convert.open_any(path)
 
 
 def _checkpoint(path: Path) -> Imported:
