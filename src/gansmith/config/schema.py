@@ -261,6 +261,37 @@ class LogConfig(Section):
         return value
 
 
+class EvalConfig(Section):
+    """Scoring snapshots while training (docs/evaluation.md)."""
+
+    every: str | int | None = free(None, "images between evaluations, each of a fresh snapshot; None: never")
+    metrics: tuple[str, ...] = free(("frechet",), "scores to compute")
+    features: str = free("auto", "feature network: inception, effnet-lite0, classifier:FILE, …")
+    weights: str | None = free(None, "file of the feature network's weights")
+    num: str | int = free("10k", "images to score")
+    data: str | None = free(None, "the reals; None: those that are trained on")
+    best_by: str | None = free(None, "score that RUN/best is chosen by; None: the first one")
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("every", "num")
+    @classmethod
+    def _amount(cls, value: str | int | None) -> str | int | None:
+        if value is not None and images(value, 1_000_000) < 1:
+            raise ValueError("must be at least one image")
+        return value
+
+    @field_validator("num")
+    @classmethod
+    def _no_epochs(cls, value: str | int) -> str | int:
+        if str(value).strip().endswith("ep"):
+            raise ValueError("write a number of images such as 10k")
+        return value
+
+
 class Config(Section):
     """Everything that decides what a run does. `gansmith train --set section.field=value` sets any of it."""
 
@@ -275,6 +306,7 @@ class Config(Section):
     ema: EmaConfig = EmaConfig()
     init: InitConfig = InitConfig()
     log: LogConfig = LogConfig()
+    eval: EvalConfig = EvalConfig()
 
 
 def fields() -> dict[str, str]:

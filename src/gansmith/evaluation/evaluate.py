@@ -222,7 +222,7 @@ class Evaluation:
 
 def prepare(
     target: str | Path,
-    data: str | Path | None = None,
+    data: str | Path | Dataset | None = None,
     *,
     metrics: Sequence[str] = (),
     features: str | Sequence[FeatureNetwork] = "auto",
@@ -252,7 +252,8 @@ def prepare(
             device=device,
             dtype=arithmetic(precision, device),
         )
-    dataset = open_reference(None if data is None else str(data), opened, aloud=ranks.is_main)
+    data = str(data) if isinstance(data, Path) else data
+    dataset = open_reference(data, opened, aloud=ranks.is_main)
     evaluation = Evaluation(
         target=opened,
         dataset=dataset,
@@ -296,7 +297,7 @@ def open_networks(
 
 def evaluate(
     target: str | Path,
-    data: str | Path | None = None,
+    data: str | Path | Dataset | None = None,
     *,
     seed: int = 0,
     repeats: int = 1,

@@ -14,12 +14,14 @@ from gansmith.errors import UserError
 from gansmith.evaluation.targets import NetworkTarget, Target
 
 
-def open_reference(data: str | None, target: Target, *, aloud: bool = True) -> Dataset:
-    """The data set at `data`, or for None the one that the target's network was trained on.
+def open_reference(data: str | Dataset | None, target: Target, *, aloud: bool = True) -> Dataset:
+    """The data set given, or at `data`, or for None the one that the target's network was trained on.
 
-    Whatever is not prepared is prepared once, at the target's size. aloud: say so on stdout. Raises UserError
-    where images of another size would have to be resized a second time.
+    aloud: preparing says so on stdout. Raises UserError as `open_at` does, and where nothing is known.
     """
+    if isinstance(data, Dataset):
+        _check_shape(data, target.shape, str(target.path))
+        return data
     config = target.sampler.info.get("config") or {} if isinstance(target, NetworkTarget) else {}
     options = _as_trained(config) if data is None else {}
     data = data or (config.get("data") or {}).get("path")
@@ -27,14 +29,25 @@ def open_reference(data: str | None, target: Target, *, aloud: bool = True) -> D
         raise UserError(
             f"--data is missing: {target.path} does not say what it was made from; give the real images."
         )
-    channels, height, width = target.shape
+    return open_at(data, target.shape, str(target.path), options, aloud=aloud)
+
+
+def open_at(
+    data: str, shape: tuple[int, int, int], whose: str, options: dict[str, Any], *, aloud: bool = True
+) -> Dataset:
+    """The data set at `data` in this shape (C, H, W). What is not prepared is prepared once, with `options`.
+
+    whose: who has that shape, for messages. Raises UserError where prepared images would have to be resized
+    a second time.
+    """
+    channels, height, width = shape
     if "://" in data or is_prepared(data):
         dataset = open_prepared(data)
-        _check_shape(dataset, target)
+        _check_shape(dataset, shape, whose)
         return dataset
     if height != width:
         raise UserError(
-            f"{target.path} holds images of {width}×{height} px; --data {data} is prepared as squares only: "
+            f"{whose} has images of {width}×{height} px, and --data {data} would be prepared as squares: "
             "give a prepared set of that size."
         )
     with open(os.devnull, "w") as nowhere, ExitStack() as stack:
@@ -52,16 +65,12 @@ def _as_trained(config: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _check_shape(dataset: Dataset, target: Target) -> None:
-    channels, height, width = target.shape
+def _check_shape(dataset: Dataset, shape: tuple[int, int, int], whose: str) -> None:
+    channels, height, width = shape
     found = (dataset.channels, *dataset.resolution)
-    if found != target.shape:
+    if found != shape:
         raise UserError(
             f"--data {dataset.path} is prepared at {found[2]}×{found[1]} px with {found[0]} channels, "
-            f"{target.path} has images of {width}×{height} px with {channels}; prepare the reals at that "
-            f"size: gansmith data prepare SRC {_beside(dataset.path, height)} --resolution {height}"
+            f"{whose} has images of {width}×{height} px with {channels}; prepare the reals at that size: "
+            f"gansmith data prepare SRC {Path(dataset.path).name}-{height}px --resolution {height}"
         )
-
-
-def _beside(path: str, side: int) -> str:
-    return f"{Path(path).name}-{side}px"

@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: status → snapshot → checkpoint → done? → step → average.
+"""The training loop, top to bottom: status → snapshot → checkpoint → evaluation → done? → step → average.
 
 A step is `d_steps` phases of D, then one of G. A phase loops over micro-batches, accumulates, reduces once
 over the ranks, pulls the spectral norm back, checks finiteness, and steps. One clock, `images_seen`, drives
@@ -23,7 +23,7 @@ from gansmith.errors import Diverged, Stopped
 from gansmith.hardware import peak_memory_gib
 from gansmith.models import spectral
 from gansmith.sampling import latents
-from gansmith.training import ema, saving, schedule
+from gansmith.training import ema, saving, schedule, scoring
 from gansmith.training.distributed import World
 from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
 from gansmith.training.precision import Precision
@@ -58,6 +58,7 @@ class Run:
     ema_half_life: int
     ema_start: int
     release: Rule
+    scores: scoring.Scoring | None = None  # what eval.* asks for
     averages: Averages = field(default_factory=Averages)
 
 
@@ -80,10 +81,12 @@ def train(run: Run, state: State) -> None:
             if due["status"]:
                 _status(run, state, (state.images_seen - seen_at_status) / max(now - last_status, 1e-9))
                 seen_at_status, last_status = state.images_seen, now
-            if due["snapshot"]:
+            if due["snapshot"] or due.get("evaluation"):
                 saving.snapshot(run, state)
             if due["checkpoint"] or (stopping and not done):
                 saved = saving.checkpoint(run, state)
+            if due.get("evaluation") and not stopping:
+                scoring.score(run, state.images_seen)
             if done:
                 return
             if stopping:

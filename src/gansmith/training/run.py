@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from gansmith.training import (
     release,
     resuming,
     rundir,
+    scoring,
 )
 from gansmith.training import loop as training
 from gansmith.training import state as states
 from gansmith.training.checkpoint import read_tensors
-from gansmith.training.distributed import World, joined
+from gansmith.training.distributed import TIMEOUT, World, joined
 from gansmith.training.runlog import RunLog
 from gansmith.training.stopping import StopRequest
 
@@ -56,6 +58,8 @@ def train(
     if data is not None:
         # Absolute, so that the run's folder can be gone on with from anywhere.
         overrides["data.path"] = str(Path(data).resolve()) if Path(data).exists() else data
+    if (other := overrides.get("eval.data")) is not None and Path(other).exists():
+        overrides["eval.data"] = str(Path(other).resolve())
     if (start := overrides.get("init.source")) is not None and Path(start).exists():
         overrides["init.source"] = str(Path(start).resolve())
     own = Path(out) / "config.yaml" if out is not None else None
@@ -70,9 +74,12 @@ def train(
         raise UserError(f"{nothing}--data is missing: give a folder of images, a zip, … or builtin:digits.")
     where = Path(out) if out is not None else Path("runs") / f"{config.preset or 'run'}-{_stem(config)}"
     with ExitStack() as stack:
-        world = stack.enter_context(joined(device))
+        # Rank 0 may compute features of many reals while the others wait.
+        patience = TIMEOUT if config.eval.every is None else timedelta(days=1)
+        world = stack.enter_context(joined(device, patience))
         # Cheap failures first: settings that need neither data nor a folder.
         objectives.find(config.loss.objective)
+        scores = scoring.ready(config, world, dry_run)
         chosen = precision.choose(config.train.precision, world.device)
         precision.set_up(
             deterministic=config.train.deterministic, tf32=config.train.tf32, threads=config.train.threads
@@ -94,6 +101,8 @@ def train(
             return where
         if dry_run:
             found = announce.peek(config)
+            if source:
+                initial.check(source, config, found)
             announce.everything(log, plan, found)
             if source:
                 initial.introduce(log, source, config, found)
@@ -104,7 +113,7 @@ def train(
         if world.is_main:
             _write_description(run, state, origins)
         _say_how_it_starts(run, state, saved)
-        run.stop = StopRequest(stop_after)
+        run.stop, run.scores = StopRequest(stop_after), scores
         with run.stop.listening():
             training.train(run, state)
         log.say(
@@ -132,6 +141,8 @@ def _ready(
     summary = announce.summarise(dataset)
     num_classes = announce.num_classes(config, summary)
     order = resuming.order(saved, config, dataset, num_classes, allow_change)
+    if source:
+        initial.check(source, config, summary)
     announce.everything(log, plan, summary)
     given = None
     if source:
@@ -174,7 +185,8 @@ def _ready(
             "status": amount(config.log.status_every),
             "snapshot": amount(config.log.snapshot_every),
             "checkpoint": amount(config.log.checkpoint_every),
-        },
+        }
+        | ({"evaluation": amount(config.eval.every)} if config.eval.every is not None else {}),
         duration=images(config.train.duration, len(dataset)),
         ema_half_life=amount(config.ema.half_life),
         ema_start=images(config.ema.start, len(dataset)),
