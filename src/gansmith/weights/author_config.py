@@ -156,7 +156,7 @@ def _common(config: Mapping[str, Any], net: str) -> dict[str, Any]:
     try:
         named = [int(a) for a in str(config[f"{net}_attn"]).split("_") if a not in ("", "0")]
         largest = int(config["resolution"]) // (2 if net == "D" else 1)
-        attention = [at for at in named if (4 if net == "D" else 8) <= at <= largest]
+        attention = sorted(at for at in named if (4 if net == "D" else 8) <= at <= largest)
         return {
             "family": FAMILIES[model],
             "resolution": int(config["resolution"]),

@@ -72,7 +72,7 @@ def new_info(source_format: str, source: Path, **known: Any) -> dict[str, Any]:
         "ema": True,
         "statistics": STORED_STATISTICS,
         "config": {},
-        "imported": {"format": source_format, "source": source.name},
+        "imported": {"format": source_format, "source": source.resolve().name},
     } | known
 
 

@@ -208,7 +208,7 @@ def _plain(value: Any) -> Any:
 
 
 def _refused(path: Path, report: str) -> str:
-    named = re.search(r"GLOBAL (\S+)", report)
+    named = re.search(r"GLOBAL (\w+\.\S+)", report)
     if named is None:
         return f"{path} is damaged, or no file of torch.save ({report.splitlines()[0][:100]})."
     name = named[1].rstrip(".,;:`'")
@@ -222,7 +222,7 @@ def _refused(path: Path, report: str) -> str:
 def _unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path} does not exist."
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, PermissionError | IsADirectoryError):
         return f"{path} cannot be read: {error.strerror}."
     reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
     return f"{path} is cut short or damaged, or no file of torch.save ({reason}); fetch it again."
