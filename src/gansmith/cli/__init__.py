@@ -20,6 +20,7 @@ VERBS = {
     "report": ("gansmith.cli.report", "Write one HTML page about a run: curves, scores, pictures."),
     "eval": ("gansmith.cli.evaluate", "Score what was made; compare scores; sweep truncation; watch a run."),
     "convert": ("gansmith.cli.convert", "Make a snapshot or a run from published weights."),
+    "export": ("gansmith.cli.export", "Take a generator elsewhere: hub, ONNX, PyTorch, BigGAN-PyTorch."),
     "info": ("gansmith.cli.info", "Show what a run, snapshot, checkpoint or data set holds."),
     "env": ("gansmith.cli.env", "Print what a bug report needs."),
 }

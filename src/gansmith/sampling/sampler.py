@@ -21,12 +21,14 @@ from gansmith.models import layers, spectral
 from gansmith.models.biggan import Generator
 from gansmith.sampling import latents, statistics
 from gansmith.weights import snapshot
+from gansmith.weights.export import hub
 
 PRECISIONS = ("fp32", "bf16", "auto")
 
 
 def load(path: str | Path, device: str | torch.device | None = None, precision: str = "fp32") -> "Sampler":
-    """Opens a run (its newest snapshot), a snapshot or a checkpoint for sampling.
+    """Opens a run (its newest snapshot), a snapshot, a checkpoint or an exported folder for sampling; what
+    does not exist here and reads `user/name` comes from the Hugging Face hub.
 
     device: None takes the accelerator, if there is one. precision: `fp32`; `bf16` (autocast); `auto` is bf16
     on an accelerator that has it natively, else fp32. fp32 is fp32: TF32 is switched off in this process.
@@ -35,6 +37,8 @@ def load(path: str | Path, device: str | torch.device | None = None, precision: 
     device = hardware.choose_device(device)
     autocast_dtype = arithmetic(precision, device)
     hardware.set_tf32(False)
+    if not Path(path).exists() and hub.looks_like_name(str(path)):
+        path = hub.fetch(str(path))
     file = snapshot.find(path)
     G, _, info = snapshot.load(file)
     return Sampler(G, info, file=file, device=device, autocast_dtype=autocast_dtype)

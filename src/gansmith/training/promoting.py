@@ -55,7 +55,10 @@ def promote(
     source, dest = Path(source), Path(dest)
     if dest.exists():
         raise UserError(f"{dest} exists and is never overwritten; give another name or delete it.")
-    imported = sources.read(source)
+    try:
+        imported = sources.read(source)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("--init-from ")) from None
     G = imported.G
     if G is None:
         raise UserError(f"{source}: there is no generator in it, and nothing is promoted without one.")

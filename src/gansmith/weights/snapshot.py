@@ -31,6 +31,7 @@ FORMAT = "gansmith-snapshot"
 VERSION = 2  # 1 had no tables of statistics
 NAMES = {"G": "weights of G", "D": "weights of D", "T": "tables of statistics"}
 CHECKPOINT_FILE = "G_ema.safetensors"
+HUB_FILE = "model.safetensors"  # of a folder made by `gansmith export`
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 NUMBERED = re.compile(r"\d[\w.-]*")  # 000012345678…: temporary names start with a dot
 
@@ -216,8 +217,9 @@ def _damaged(path: Path, error: Exception) -> str:
 def find(path: str | Path) -> Path:
     """The snapshot file that a path stands for.
 
-    A file is itself; a checkpoint folder is its G_ema.safetensors; a run is its newest snapshot, or its
-    newest checkpoint while there is no snapshot; `RUN/best` may be a link or a text file with the name.
+    A file is itself; a checkpoint folder is its G_ema.safetensors, an exported one its model.safetensors; a
+    run is its newest snapshot, or its newest checkpoint while there is no snapshot; `RUN/best` may be a link
+    or a text file with the name.
     Newest is the highest (lineage, images seen); unreadable files are skipped with a warning. Raises
     UserError when there is nothing.
     """
@@ -230,8 +232,9 @@ def find(path: str | Path) -> Path:
         raise UserError(
             f"{path} does not exist; give a run folder, a snapshot (.safetensors) or a checkpoint folder."
         )
-    if (path / CHECKPOINT_FILE).is_file():
-        return path / CHECKPOINT_FILE
+    for name in (CHECKPOINT_FILE, HUB_FILE):
+        if (path / name).is_file():
+            return path / name
     for candidates in (
         [*path.glob("snapshots/*.safetensors"), *path.glob("*.safetensors")],
         [*path.glob(f"checkpoints/*/{CHECKPOINT_FILE}"), *path.glob(f"*/{CHECKPOINT_FILE}")],

@@ -19,7 +19,7 @@ CONDITIONINGS = ("ids", "embedding")
 @torch.no_grad()
 def plain(G: Generator) -> Generator:
     """The same network with Ŵ in the place of W and no spectral norm, in eval mode on the CPU. It draws the
-    same images bit for bit.
+    same images, bit for bit in the same memory layout.
     """
     with torch.device("meta"):
         twin = Generator(**G.kwargs | {"spectral": False})
