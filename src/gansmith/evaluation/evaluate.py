@@ -24,12 +24,12 @@ from gansmith.evaluation import metrics as table
 from gansmith.evaluation.fakes import fake_features
 from gansmith.evaluation.features import FeatureNetwork, default, find
 from gansmith.evaluation.featureset import FeatureSet
-from gansmith.evaluation.metrics import Images, Reference, Subjects
 from gansmith.evaluation.pictures import Pictures
 from gansmith.evaluation.protocol import Result, Score
 from gansmith.evaluation.ranks import Alone, Ranks
 from gansmith.evaluation.reals import open_reference
 from gansmith.evaluation.reference import chosen, is_cached, reference_features
+from gansmith.evaluation.subjects import Images, Reference, Subjects
 from gansmith.evaluation.targets import NetworkTarget, Target, name_of, open_target
 from gansmith.sampling.sampler import arithmetic
 
@@ -239,7 +239,8 @@ def prepare(
     manner: Manner | None = None,
 ) -> Evaluation:
     """Opens and checks everything; arguments as of `evaluate`. Raises UserError for whatever cannot work."""
-    wanted, manner = table.find(list(metrics)), manner or Manner()
+    manner = manner or Manner()
+    table.find(metrics)  # a wrong name is told before anything is opened
     device = manner.ranks.device if manner.ranks else hardware.choose_device(device)
     ranks = manner.ranks or Alone(device)
     if isinstance(features, str):
@@ -270,7 +271,7 @@ def prepare(
         evaluation.held_out = open_reference(str(held_out), opened, aloud=ranks.is_main)
         if isinstance(opened, NetworkTarget):
             evaluation.discriminator = critic.open_discriminator(opened.file)
-    evaluation.metrics = _possible(wanted, evaluation)
+    evaluation.metrics = _possible(metrics, evaluation)
     return evaluation
 
 
@@ -333,8 +334,12 @@ def _number(num: int | None, target: Target, manner: Manner) -> int:
     return num
 
 
-def _possible(wanted: list[str], it: Evaluation) -> list[str]:
-    """The metrics to compute: those named, all of which must be possible, or the usual ones that are."""
+def _possible(names: Sequence[str], it: Evaluation) -> list[str]:
+    """The metrics to compute: those named, which must be possible; `all` or, for none, the usual ones that
+    are.
+    """
+    everything = "all" in names
+    wanted = [] if everything else table.find(list(names))
     have = {
         "logits": all(network.num_logits for network in it.networks),
         "labels": it.target.labelled and sum(info.count > 0 for info in it.dataset.classes) > 1,
@@ -342,8 +347,12 @@ def _possible(wanted: list[str], it: Evaluation) -> list[str]:
         "discriminator": it.discriminator is not None,
     }
     kinds = {name for name, present in have.items() if present}
-    asked = wanted or [name for name, metric in table.METRICS.items() if metric.usual]
+    asked = wanted or list(table.METRICS if everything else table.usual())
     reasons = {name: table.lacking(name, kinds, it.num, it.num_real) for name in asked}
+    if everything:
+        for name, why in reasons.items():
+            if why:
+                it.manner.say(f"left out: {name}: {why}")
     if wanted and (refused := {name: why for name, why in reasons.items() if why}):
         raise UserError("\n".join(f"--metrics {name}: {why}." for name, why in refused.items()))
     return [name for name, why in reasons.items() if not why]

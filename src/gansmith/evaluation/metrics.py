@@ -4,23 +4,21 @@ The formulas are in the files around this one; here they meet the images of one 
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from gansmith.data.shards import Dataset
 from gansmith.errors import UserError
 from gansmith.evaluation import (
     arrays,
+    cas,
     critic,
     duplicates,
     frechet,
     inception_score,
+    indexed,
     kernel,
     leakage,
     linear,
@@ -28,80 +26,10 @@ from gansmith.evaluation import (
     memorisation,
     per_class,
 )
-from gansmith.evaluation.features import FeatureNetwork
-from gansmith.evaluation.featureset import FeatureSet
-from gansmith.evaluation.pictures import Pictures
 from gansmith.evaluation.protocol import Score
-from gansmith.evaluation.targets import Target
+from gansmith.evaluation.subjects import K_BALL, K_DENSITY, Subjects
 
-K_BALL, K_DENSITY = 3, 5
 JUDGED = 10_000  # reals of either kind shown to D, at most
-
-
-class Reference:
-    """Features of the reals with what several scores, or several passes, need of them."""
-
-    def __init__(
-        self, features: FeatureSet, device: torch.device, held_out: FeatureSet | None = None
-    ) -> None:
-        self.features, self.device, self.held_out = features, device, held_out
-
-    @cached_property
-    def moments(self) -> frechet.Moments:
-        return frechet.moments(self.features.features, "the reals")
-
-    @cached_property
-    def radii(self) -> np.ndarray:
-        return manifold.radii(self.features.features, max(K_BALL, K_DENSITY), device=self.device)
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images themselves, for scores that do not look at features."""
-
-    target: Target
-    dataset: Dataset
-    held_out: Dataset | None = None
-    discriminator: nn.Module | None = None
-    pictures: Pictures | None = None
-
-
-@dataclass
-class Subjects:
-    """The reals and the fakes of one pass, as one feature network sees them."""
-
-    network: FeatureNetwork
-    reference: Reference
-    fake: FeatureSet
-    seed: int
-    images: Images
-
-    @property
-    def real(self) -> FeatureSet:
-        return self.reference.features
-
-    @cached_property
-    def moments(self) -> frechet.Moments:
-        return frechet.moments(self.fake.features, "the fakes")
-
-    @cached_property
-    def manifold(self) -> manifold.Manifold:
-        """Four scores from one search for neighbours."""
-        return manifold.manifold(
-            self.real.features,
-            self.fake.features,
-            k_ball=K_BALL,
-            k_density=K_DENSITY,
-            device=self.network.device,
-            real_radii=self.reference.radii,
-        )
-
-    def score(self, metric: str, value: float, better: str, *, name: str | None = None, **more: Any) -> Score:
-        """name: before the feature network's; the FID network's own scores go without. more: as of Score."""
-        suffix = self.network.frechet_name.removeprefix("FD-")
-        title = name or metric
-        full = title if suffix == "FID" else f"{title}-{suffix}"
-        return Score(metric, full, value, better, features=self.network.describe(), **more)
 
 
 def _frechet(s: Subjects) -> list[Score]:
@@ -252,6 +180,30 @@ def _memorisation(s: Subjects) -> list[Score]:
     return [s.score("memorisation", found.closer, "lower", settings=settings, details=details)]
 
 
+def _cas(s: Subjects) -> list[Score]:
+    """Tested on the held-out reals where there are any, else on those that the generator was trained on."""
+    images, tests = s.images, s.images.held_out or s.images.dataset
+    assert s.fake.labels is not None
+    if [info.name for info in tests.classes] != s.real.class_names:
+        raise UserError(f"--held-out {tests.path} has other classes than --data; cas needs the same ones.")
+    found = cas.classification_accuracy_score(
+        indexed.fakes(images.target, s.seed, len(s.fake)),
+        s.fake.labels,
+        indexed.Reals(tests, np.arange(len(tests))),
+        tests.labels,
+        s.real.num_classes,
+        seed=s.seed,
+        device=s.network.device,
+    )
+    settings = {
+        "steps": found.steps,
+        "tested_on": "held-out reals" if images.held_out else "the reals",
+        "test": tests.content_hash,
+    }
+    details = {"per_class": dict(zip(s.real.class_names, found.accuracy.per_class.tolist()))}
+    return [Score("cas", "CAS", found.accuracy.value, "higher", settings=settings, details=details)]
+
+
 def _d_gap(s: Subjects) -> list[Score]:
     images, reals = s.images, s.images.dataset
     assert images.held_out is not None
@@ -317,6 +269,9 @@ METRICS = {
     "memorisation": Metric(
         _memorisation, ("memorisation",), "fakes nearer to training images than new reals, as a picture too"
     ),
+    "cas": Metric(
+        _cas, ("cas",), "accuracy on reals of a classifier trained on the fakes", ("labels",), once=True
+    ),
     "d-gap": Metric(
         _d_gap,
         ("d-gap",),
@@ -333,7 +288,7 @@ ALIASES = {
 }  # fmt: skip
 
 
-def find(names: tuple[str, ...] | list[str]) -> list[str]:
+def find(names: Sequence[str]) -> list[str]:
     """Keys of METRICS for what a user wrote, in the order of the table; a product stands for its metric,
     `all` for everything. Raises UserError with the nearest names.
     """
@@ -350,6 +305,11 @@ def find(names: tuple[str, ...] | list[str]) -> list[str]:
             raise UserError(f"--metrics {name!r} is unknown; {hint}There are: {', '.join(METRICS)}.")
         chosen.add(key)
     return [name for name in METRICS if name in chosen]
+
+
+def usual() -> list[str]:
+    """What is computed where nobody names metrics."""
+    return [name for name, metric in METRICS.items() if metric.usual]
 
 
 def product(name: str, among: list[str] | None = None) -> str:
