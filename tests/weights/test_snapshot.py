@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from gansmith.errors import UserError
 from gansmith.models import spectral
 from gansmith.models.biggan import Discriminator, Generator
+from gansmith.models.statistics_table import StatisticsTable
 from gansmith.weights import snapshot
 
 CLASSES = [{"id": 0, "name": "cat", "count": 3}, {"id": 1, "name": "犬", "count": 4}]
@@ -62,7 +63,7 @@ def test_networks_come_back_bit_for_bit(tmp_path: Path, family: str) -> None:
     assert {key: info[key] for key in INFO} == INFO
     assert info["generator"] == G.kwargs
     assert info["discriminator"] == D.kwargs
-    assert (info["format"], info["version"], info["gansmith_version"]) == ("gansmith-snapshot", 1, "0.1.0")
+    assert (info["format"], info["version"], info["gansmith_version"]) == ("gansmith-snapshot", 2, "0.1.0")
 
 
 def test_saving_changes_no_network_and_no_random_state(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def rebuild_with(**kwargs: Any) -> Callable[[Path], None]:
             "not a gansmith snapshot",
         ),
         (set_info("format", "other"), "not a gansmith snapshot"),
-        (set_info("version", 2), "pip install -U gansmith"),
+        (set_info("version", 3), "pip install -U gansmith"),
         (altered(lambda tensors, info: info.pop("latent")), "lacks latent"),
         (altered(nan), "linear.weight holds NaN or infinity"),
         (altered(lambda tensors, info: tensors.pop("G.linear.u")), "linear.u is missing"),
@@ -211,6 +212,32 @@ def test_one_flipped_bit_is_refused_where_it_is_loaded(file: Path, network: str)
     assert str(file) in str(caught.value)
     if network == "D":
         assert snapshot.load(file)[1] is None
+
+
+def test_a_file_of_version_1_gives_the_images_it_gave(repository: Path) -> None:
+    """Written by gansmith before there were tables of statistics; to 1e-5, since kernels differ by CPU."""
+    G, D, info = snapshot.load(repository / "tests/weights/files/version-1.safetensors")
+    assert (info["version"], info["images_seen"], D) == (1, 4096, None)
+    assert G.statistics_table is None
+    with torch.no_grad():
+        images = G((torch.arange(16.0).view(2, 8) - 8) / 8, torch.tensor([0, 1]))
+    expected = torch.tensor([-0.04128493, 0.24106263, -0.52010775, -0.57784510])
+    torch.testing.assert_close(images[0, 0, ::16, ::16].flatten(), expected, atol=1e-5, rtol=0)
+    assert float(images.double().mean()) == pytest.approx(0.04734831308, abs=1e-5)
+
+
+def test_tables_of_statistics_come_back_and_are_checked(tmp_path: Path) -> None:
+    G, _ = networks()
+    rows = {name: torch.rand(5, len(b)) for name, b in G.named_buffers() if "stored_" in name}
+    G.statistics_table = StatisticsTable(rows, hugging_face=True)
+    snapshot.save(tmp_path / "one.safetensors", G, info=INFO)
+    table = snapshot.load(tmp_path / "one.safetensors")[0].statistics_table
+    assert table is not None
+    assert table.hugging_face
+    assert all(torch.equal(values, table.rows[name]) for name, values in rows.items())
+    set_tensor(f"T.{next(iter(rows))}", torch.rand(4, 3))(tmp_path / "one.safetensors")
+    with pytest.raises(UserError, match="its tables of statistics are not those of its generator"):
+        snapshot.load(tmp_path / "one.safetensors")
 
 
 def test_files_without_a_hash_are_still_read(file: Path) -> None:
