@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "files",
         "hardware",
     },
+    "planning": {"models", "config", "hardware", "environment", "training"},  # counts, and times on request
     "report": {"files"},  # reads what runs wrote: neither torch nor training
     "cli": {
         "data",
@@ -41,6 +42,7 @@ MAY_IMPORT = {
         "evaluation",
         "environment",
         "training",
+        "planning",
         "report",
         "files",
         "hardware",

@@ -14,6 +14,7 @@ from gansmith import errors
 
 # verb → (module with a click command of that name, one-line help shown without importing it)
 VERBS = {
+    "plan": ("gansmith.cli.plan", "Say what training will cost: days, money, memory, disk."),
     "train": ("gansmith.cli.train", "Train a GAN on your images, or go on with a run."),
     "data": ("gansmith.cli.data", "Prepare and inspect data sets."),
     "sample": ("gansmith.cli.sample", "Draw images, grids, interpolations from a run or snapshot."),

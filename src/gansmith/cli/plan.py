@@ -1,0 +1,172 @@
+"""`gansmith plan`: configuration, GPUs and prices → what a run will cost."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gansmith import config as configuration
+from gansmith.errors import UserError
+
+if TYPE_CHECKING:
+    from gansmith.planning import Layout, Plan, Range
+
+
+@click.command()
+@click.option("--preset", metavar="NAME", help="Recipe to plan (docs/presets.md).")
+@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file over the preset.")
+@click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any setting; repeatable.")
+@click.option("--gpus", required=True, metavar="NxNAME", help="8xH100, 4xA100-40GB, V100 …")
+@click.option("--price", type=float, metavar="MONEY", help="Of one GPU for an hour.")
+@click.option("--storage-price", type=float, default=0.0, metavar="MONEY", help="Of a GB for a month. [0]")
+@click.option("--transfer-price", type=float, default=0.0, metavar="MONEY", help="Of moving a GB in. [0]")
+@click.option("--network", type=float, default=25.0, metavar="GB/S", help="Between nodes, per node. [25]")
+@click.option("--images", type=int, help="Images of the data set. [the recipe's]")
+@click.option("--classes", type=int, help="Its classes. [the recipe's]")
+@click.option("--within", type=float, metavar="DAYS", help="The cheapest layout must be done by then.")
+@click.option("--measure", is_flag=True, help="Time this machine too (seconds on a GPU, up to minutes here).")
+@click.option("--device", metavar="DEVICE", help="What --measure times. [the accelerator, if any]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def plan(
+    preset: str | None,
+    config_file: str | None,
+    assignments: tuple[str, ...],
+    gpus: str,
+    price: float | None,
+    storage_price: float,
+    transfer_price: float,
+    network: float,
+    images: int | None,
+    classes: int | None,
+    within: float | None,
+    measure: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Say what training will cost: computing, memory, days, money, disk. Trains and writes nothing."""
+    if preset is None and config_file is None:
+        raise UserError(f"--preset is missing; one of {', '.join(configuration.preset_names())}.")
+    amounts = {"--price": price, "--storage-price": storage_price, "--transfer-price": transfer_price}
+    for flag, value in amounts.items():
+        if value is not None and not 0 <= value < 1e9:
+            raise UserError(f"{flag} {value:g}: must be an amount of money, 0 or more.")
+    wholes = {"--network": network, "--images": images, "--classes": classes, "--within": within}
+    for flag, value in wholes.items():
+        if value is not None and not 0 < value < 1e12:
+            raise UserError(f"{flag} {value:g}: must be above 0.")
+    if device is not None and not measure:
+        raise UserError("--device says what --measure times; add --measure, or leave it out.")
+    settings, _ = configuration.load(
+        preset, Path(config_file) if config_file else None, configuration.parse_overrides(assignments)
+    )
+
+    from gansmith import planning
+
+    prices = planning.Prices(price, storage_price, transfer_price, network)
+    made = planning.plan(
+        settings,
+        gpus,
+        prices,
+        num_images=images,
+        num_classes=classes,
+        measure=measure,
+        device=device,
+        within=within,
+    )
+    click.echo(json.dumps(made.as_json(), indent=1) if as_json else "\n".join(_lines(made, within)))
+
+
+def _lines(made: "Plan", within: float | None) -> Iterator[str]:
+    work, disk = made.work, made.disk
+    name = f"preset {made.preset}" if made.preset else "this configuration"
+    assumed = " (assumed; --images and --classes say otherwise)" if made.data_assumed else ""
+    yield f"{name}: {made.duration:,} images = {made.steps:,} steps of batch {made.batch:,}"
+    yield f"data: {made.num_images:,} images, {made.num_classes:,} classes{assumed}"
+    yield ""
+    forward = f"forward G {work.forward_g / 1e9:.1f}, D {work.forward_d / 1e9:.1f} GFLOP"
+    yield f"per image: {forward}; D phase {work.phase_d / 1e9:.0f}, G phase {work.phase_g / 1e9:.0f} GFLOP"
+    yield (
+        f"a step: {work.step / 1e12:,.1f} TFLOP, {work.per_image / 1e9:.0f} GFLOP per image seen; "
+        f"the run: {work.per_image * made.duration / 1e18:,.2f} EFLOP"
+    )
+    sizes = ", ".join(f"{micro}: {gib:.1f}" for micro, gib in made.memory.items())
+    yield f"GiB of a process by micro-batch, {made.arithmetic}, without kernels' workspaces: {sizes}"
+    yield ""
+    rate = made.utilisation
+    shares = f"{rate.low:.0%} to {rate.high:.0%}" if rate.low < rate.high else f"{rate.likely:.0%}"
+    word = "" if rate.published else "NOT MEASURED: "
+    yield f"{made.gpu.name}, {made.arithmetic}, at {shares} of its peak. {word}{rate.source}"
+    yield ""
+    yield from _table(made)
+    yield ""
+    yield from _choice(made, within)
+    yield from _here(made)
+    yield (
+        f"disk: data {_size(disk.data)}, checkpoints {_size(disk.checkpoints)} (each "
+        f"{_size(disk.checkpoint)}), snapshots {_size(disk.snapshots)}, grids {_size(disk.grids)}: at most {_size(disk.total)}"
+    )
+    if made.storage or made.transfer:
+        yield f"storage {made.storage:,.2f} for the likely time, transfer of the data {made.transfer:,.2f}"
+
+
+def _table(made: "Plan") -> Iterator[str]:
+    columns = f"{'GPUs':>5} {'micro':>6} {'passes':>6} {'GiB':>6} {'busy':>5}"
+    yield f"{columns}  {'images/s':<22} {'days':<20} money"
+    for way in made.layouts:
+        mark = "→" if way.gpus == made.gpus else " "
+        if way.problem is not None:
+            yield f"{mark}{way.gpus:>4}  no: {way.problem}"
+            continue
+        yield (
+            f"{mark}{way.gpus:>4} {way.micro_batch:>6} {way.passes:>6} {way.memory_gib or 0:>6.1f} "
+            f"{way.efficiency or 0:>5.0%}  {_range(way.images_per_second):<22} {_days(way):<20} "
+            f"{_range(way.cost) if way.cost else '–'}"
+        )
+
+
+def _choice(made: "Plan", within: float | None) -> Iterator[str]:
+    limit = f" within {within:g} days" if within is not None else ""
+    if made.cheapest is None:
+        yield f"no layout of these finishes{limit}" if within is not None else "no layout of these fits"
+    else:
+        yield f"cheapest{limit}: {made.cheapest} × {made.gpu.name} (fewest GPU hours)"
+
+
+def _here(made: "Plan") -> Iterator[str]:
+    here = made.here
+    if here is None or made.here_days is None:
+        return
+    peak = f", peak {here.peak_gib:.1f} GiB" if here.peak_gib is not None else ""
+    yield (
+        f"measured here ({here.device}, {here.arithmetic}, micro-batches of {here.micro_batch}): "
+        f"{here.images_per_second:.3g} images/s, {here.flop_per_second / 1e12:.2f} TFLOP/s{peak}; "
+        f"the run would take {made.here_days:,.1f} days here"
+    )
+    if not made.utilisation.source.startswith("measured"):
+        yield f"this machine is no {made.gpu.name}: the table above does not use that measurement"
+
+
+def _days(way: "Layout") -> str:
+    return _range(way.days) if way.days else ""
+
+
+def _range(values: "Range | None") -> str:
+    """likely (worst to best), in few digits."""
+    if values is None:
+        return ""
+    likely, ends = _short(values.likely), sorted((values.low, values.high))
+    return likely if ends[0] == ends[1] else f"{likely} ({_short(ends[0])}–{_short(ends[1])})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -1,0 +1,137 @@
+"""The memory that training needs, from shapes alone: every tensor of a step is made, counted and freed, and
+none has any bytes.
+
+One micro-batch of each phase runs on fake tensors, forward, backward and spectral norm; what lives at the
+same time is added up. Workspaces of a device's kernels and its allocator's rounding are no tensors and come
+on top.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gansmith import hardware
+from gansmith.config import Config
+from gansmith.models import layers, normalization, spectral
+from gansmith.models.biggan import Discriminator
+from gansmith.training import objectives, state
+from gansmith.training.gradients import FlatGradients
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process. fixed: weights, Ŵ, gradients, Adam's moments and the average. d, g: the most
+    that a micro-batch of each phase adds.
+    """
+
+    fixed: int
+    d: int
+    g: int
+
+    @property
+    def peak(self) -> int:
+        return self.fixed + max(self.d, self.g)
+
+
+class Counter(TorchDispatchMode):
+    """Adds up the storages that live at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._note(leaf.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+
+        def freed(_: weakref.ref) -> None:
+            del self._alive[key]
+            self.now -= size
+
+        self._alive[key] = weakref.ref(storage, freed)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def measure(
+    config: Config, num_classes: int, bn_group: int, micro_batch: int, micro_batch_g: int, dtype: torch.dtype
+) -> Memory:
+    """What one process needs for its networks and these micro-batches. Raises UserError where the settings do
+    not fit together, ValueError for a D or an objective of the user's own, which cannot be counted so.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), Counter() as counter:
+        G, D = state.networks(config, num_classes)
+        if type(D) is not Discriminator or config.loss.objective != "hinge":
+            raise ValueError("memory of an own discriminator or objective cannot be counted from shapes")
+        average, _ = state.networks(config, num_classes)
+        gradients = []
+        for net in (G, D, average):
+            if config.train.channels_last:
+                layers.set_channels_last(net)
+            spectral.refresh(net)
+        for net in (G, D):
+            net.train()
+            gradients.append(FlatGradients(net))
+        normalization.set_batch_norm_group(G, bn_group)
+        moments = 2 * sum(p.numel() * p.element_size() for net in (G, D) for p in net.parameters())
+        fixed = counter.now
+        used = {
+            letter: _phase(counter, letter, G, D, count, num_classes, dtype) - fixed
+            for letter, count in (("d", micro_batch), ("g", micro_batch_g))
+        }
+    return Memory(fixed + moments, used["d"], used["g"])
+
+
+def _phase(
+    counter: Counter, letter: str, G: nn.Module, D: nn.Module, count: int, classes: int, dtype: torch.dtype
+) -> int:
+    """The most bytes alive during one micro-batch of a phase and the update after it."""
+    player, other = (D, G) if letter == "d" else (G, D)
+    spectral.set_trainable(player, True)
+    spectral.set_trainable(other, False)
+    settings: Any = G.kwargs
+    shape = (count, settings["channels"], settings["resolution"], settings["resolution"])
+    y = torch.zeros(count, dtype=torch.int64) if classes else None
+    counter.peak = counter.now
+    real = torch.zeros(shape) if letter == "d" else None
+    micro = objectives.MicroBatch(torch.zeros(count, settings["dim_z"]), y, real, y)
+    with hardware.autocast("cpu", dtype):
+        loss, _ = objectives.hinge(letter, G, D, micro)
+    loss.backward()
+    del loss
+    spectral.pull_back(player)
+    spectral.refresh(player)
+    return counter.peak
+
+
+@contextlib.contextmanager
+def allocated() -> Iterator[list[int]]:
+    """Real bytes that torch's CPU allocator hands out inside: the list gets the peak at the end."""
+    from torch.profiler import ProfilerActivity, profile
+
+    found: list[int] = []
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        yield found
+    now = peak = 0
+    for event in trace.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    found.append(peak)
