@@ -4,6 +4,7 @@ The source is read once, before the data; its architecture becomes part of the c
 checkpoint goes on from that and needs its source no more.
 """
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,10 +178,11 @@ def architecture(config: Config, origins: Mapping[str, str], source: Source) -> 
         }
         values |= {path: value for path, value in standard.items() if origins.get(path) != "command line"}
     values |= _fading(config, source)
+    values |= {"init.generator": {}, "init.discriminator": {}}
     described = configuration.from_flat(configuration.flat(config) | values)
-    values["init.generator"] = _beyond(G, states.generator_kwargs(described, 0))
+    values["init.generator"] = _beyond(source.G, states.generator_kwargs(described, 0))
     if D is not None and config.model.discriminator is None:
-        values["init.discriminator"] = _beyond(D.kwargs, states.discriminator_kwargs(described, 0))
+        values["init.discriminator"] = _beyond(D, states.discriminator_kwargs(described, 0))
     return values
 
 
@@ -214,17 +216,15 @@ def _fading(config: Config, source: Source) -> dict[str, Any]:
     return {"model.fade_start": 0, "model.fade_images": amount}
 
 
-def _beyond(kwargs: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+def _beyond(net: Any, described: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a network that its description by model.* does not give back."""
+    arguments = inspect.signature(type(net)).parameters
     return {
         name: value
-        for name, value in kwargs.items()
+        for name, value in net.kwargs.items()
         if name not in ("num_classes", "init", "alpha")
-        and value != _listed(described.get(name, _DEFAULTS.get(name)))
+        and value != _listed(described.get(name, arguments[name].default))
     }
-
-
-_DEFAULTS: dict[str, Any] = {"output_bn_eps": 1e-5}  # every other argument without a setting defaults to None
 
 
 def _listed(value: Any) -> Any:
@@ -370,6 +370,9 @@ def networks(source: Source, config: Config, dataset: Dataset, world: World, log
             raw = G if same else surgery.with_classes(raw, mix)
             D = None if D is None else surgery.with_classes(D, mix, seed=config.train.seed)
     new_d = D is None
+    if held := freezing.names(D, config.init.freeze_d) if D is not None else ():
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in sorted(held))
+        log.say(f"of D stay as they are: {', '.join(layers)}")
     trained = states.replica(raw) if raw is G else raw
     _say_release(log, config, len(dataset), new_d)
     return states.Given(G=trained, G_ema=G, D=D)

@@ -76,7 +76,7 @@ class Release:
         """
         if not self.holds:
             return None
-        mean = loss.detach().double().clone()
+        mean = loss.detach().float().clone()
         world.sum(mean)
         self.total += mean.item() / world.size * batch
         self.count += batch
