@@ -38,6 +38,7 @@ def classification_accuracy_score(
     steps: int | None = None,
     seed: int = 0,
     mirror: bool | None = None,
+    width: int = 16,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Score:
@@ -55,6 +56,7 @@ def classification_accuracy_score(
         steps=steps,
         seed=seed,
         mirror=mirror,
+        width=width,
         device=device,
         progress=progress,
     )

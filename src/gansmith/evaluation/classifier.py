@@ -68,7 +68,7 @@ class Classifier(nn.Module):
     width: channels of the first layer; the features are 8 × as many, averaged over what is left of the image.
     """
 
-    def __init__(self, resolution: int, channels: int, num_classes: int, width: int = 24) -> None:
+    def __init__(self, resolution: int, channels: int, num_classes: int, width: int = 16) -> None:
         super().__init__()
         self.kwargs = {
             "resolution": resolution,
@@ -132,7 +132,7 @@ def train_classifier(
     seconds: float | None = None,
     seed: int = 0,
     mirror: bool | None = None,
-    width: int = 24,
+    width: int = 16,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Classifier:

@@ -120,7 +120,7 @@ def _opened(entry: Path, identity: dict[str, Any]) -> tuple[np.ndarray, np.ndarr
         found = json.loads((entry / "complete.json").read_text())
         if found["identity"] != identity:
             raise ValueError("it belongs to other images or another network")
-        arrays = []
+        arrays: list[np.ndarray | None] = []
         for name in COLUMNS:
             if (about := found[name]) is None:
                 arrays.append(None)
@@ -133,7 +133,10 @@ def _opened(entry: Path, identity: dict[str, Any]) -> tuple[np.ndarray, np.ndarr
             if files.sha256(file) != about["sha256"]:
                 raise ValueError(f"{file.name} is not what was written (SHA-256 differs)")
             arrays.append(np.memmap(file, np.float32, "r", shape=shape))
-        return arrays[0], arrays[1]
+        features, logits = arrays
+        if features is None:
+            raise ValueError("it has no features")
+        return features, logits
     except (OSError, ValueError, KeyError, TypeError) as error:
         warnings.warn(
             f"{entry}: stored features cannot be used ({error}); they are computed again.", stacklevel=3
@@ -200,7 +203,7 @@ def _recover(entry: Path, identity: dict[str, Any], columns: dict[str, int], tot
         lines = (entry / "journal").read_text().splitlines() if same else []
     except (OSError, ValueError):
         same, lines = False, []
-    done, good = 0, []
+    done, good = 0, list[str]()
     for line in lines:
         try:
             end, digest = (entry_line := json.loads(line))["end"], entry_line["sha256"]

@@ -63,7 +63,7 @@ class FeatureNetwork(ABC):
         features = [torch.empty(0, self.dim)]
         logits = [torch.empty(0, self.num_logits or 0)]
         with hardware.full_fp32(), hardware.autocast(self.device.type, autocast_dtype):
-            for part in images.split(self._micro_batch):
+            for part in images.split(self._micro_batch) if len(images) else ():
                 vectors, scores = self._compute(part.to(self.device).expand(-1, 3, -1, -1))
                 features.append(vectors.float().cpu())
                 logits += [] if scores is None else [scores.float().cpu()]

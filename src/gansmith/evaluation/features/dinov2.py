@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gansmith import files
@@ -42,13 +43,20 @@ class DINOv2(FeatureNetwork):
         folder = _from_hub() if folder is None else folder
         config = _config(folder)
         try:
-            net = transformers.Dinov2Model.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            loaded: Any = transformers.Dinov2Model.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(
                 f"--weights {folder}: transformers cannot load it: {_first_line(error)}"
             ) from None
+        net, report = loaded
+        if missing := sorted(report["missing_keys"]):  # transformers draws these at random
+            raise UserError(f"--weights {folder}: model.safetensors lacks {missing[0]} and maybe more.")
         self.net: Any = net.eval().requires_grad_(False).to(device)
         self.dim = net.config.hidden_size
         self.weights_sha256 = files.sha256(folder / "model.safetensors")

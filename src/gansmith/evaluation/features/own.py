@@ -10,6 +10,7 @@ import importlib
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ class TorchScript(_Program):
         if not file.is_file():
             raise UserError(f"--features {file}: no such file; give a TorchScript file, or a name.")
         try:
-            program = torch.jit.load(file, map_location=device).eval()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # files outlive the format's favour
+                program = torch.jit.load(file, map_location=device).eval()
         except RuntimeError as error:
             raise UserError(
                 f"--features {file} is no TorchScript file ({str(error).strip().splitlines()[0]}); save one "
