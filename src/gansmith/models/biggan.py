@@ -209,8 +209,8 @@ class Discriminator(nn.Module):
     blocks instead, which only imported 32 px networks need. table: channel multipliers in place of the
     published ones; last_map: size of the last map, where it is not the published one's.
 
-    Of imported networks only: plain_shortcut leaves out the shortcut's convolution wherever a block keeps its
-    width; leading_relu rectifies the first block's input too; unit_range sees images in [0, 1].
+    Of imported networks only: bare_blocks have no shortcut where they keep their width; leading_relu
+    rectifies the first block's input too; unit_range sees images in [0, 1].
 
     fade, alpha: as in `Generator`. `append`: the first stage is new, and what the older first layers make of
     the image, reduced to half its size by 2×2 means, is mixed in by 1 − alpha. `insert`: at alpha 0 the new
@@ -239,7 +239,7 @@ class Discriminator(nn.Module):
         last_map: int | None = None,
         fade: str | None = None,
         alpha: float = 1.0,
-        plain_shortcut: bool = False,
+        bare_blocks: bool = False,
         leading_relu: bool = False,
         unit_range: bool = False,
     ) -> None:
@@ -273,10 +273,12 @@ class Discriminator(nn.Module):
                 ]
             else:
                 first = i == 0 and not leading_relu
-                block = layers.DiscriminatorBlock(inputs, outputs, eps, down=down, first=first, wide=wide)
-                if plain_shortcut and inputs == outputs:
-                    block.conv_sc = None
-                group = [block]
+                bare = bare_blocks and inputs == outputs
+                group = [
+                    layers.DiscriminatorBlock(
+                        inputs, outputs, eps, down=down, first=first, wide=wide, bare=bare
+                    )
+                ]
             if i in attention_blocks:
                 group.append(Attention(outputs, eps))
             self.blocks.append(nn.ModuleList(group))

@@ -235,22 +235,33 @@ class DeepGeneratorBlock(nn.Module):
 
 class DiscriminatorBlock(nn.Module):
     """(relu)-conv-relu-conv-pool with a 1×1 shortcut (BigGAN, figure 15c). The first block has no leading
-    relu.
+    relu. bare: without any shortcut.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, sn_eps: float | None, *, down: bool, first: bool, wide: bool
+        self,
+        inputs: int,
+        outputs: int,
+        sn_eps: float | None,
+        *,
+        down: bool,
+        first: bool,
+        wide: bool,
+        bare: bool = False,
     ) -> None:
         super().__init__()
         hidden = outputs if wide else inputs
-        self.down, self.first, self.gate = down, first, 1.0
+        self.down, self.first, self.bare, self.gate = down, first, bare, 1.0
         self.conv1 = Conv(inputs, hidden, 3, sn_eps)
         self.conv2 = Conv(hidden, outputs, 3, sn_eps)
-        self.conv_sc = Conv(inputs, outputs, 1, sn_eps) if inputs != outputs or down else None
+        shortcut = not bare and (inputs != outputs or down)
+        self.conv_sc = Conv(inputs, outputs, 1, sn_eps) if shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu_(self.conv1(x if self.first else F.relu(x)))
         h = self.conv2.downsampled(h) if self.down else self.conv2(h)
+        if self.bare:
+            return gated(h, self.gate)
         x = down(x) if self.down else x
         return gated(h, self.gate) + (x if self.conv_sc is None else self.conv_sc(x))
 
