@@ -24,6 +24,7 @@ from gansmith.weights.imported import check_finite, listed
 from gansmith.weights.tensor_bundle import TensorBundle
 
 AVERAGED = re.compile(r"/(ema_[^/]+|ExponentialMovingAverage)$")
+ATTENTION = {128: 64, 256: 128, 512: 64}  # px: where the published generators have it
 Layout = Callable[[np.ndarray], np.ndarray]
 
 
@@ -168,7 +169,8 @@ class Filling:
         """
         outputs, inputs = shape[-1], math.prod(shape[:-1])
         if stored.size == inputs and (inputs != outputs or stored.shape == (inputs, 1)):
-            self.v[layer] = as_tensor(layout(stored.reshape(*shape[:-1], 1))).flatten()
+            every_output = np.broadcast_to(stored.reshape(*shape[:-1], 1), shape)
+            self.v[layer] = as_tensor(layout(every_output)[0]).flatten()
         elif stored.size == outputs:
             self.u[layer] = as_tensor(layout(stored.reshape(*[1] * (len(shape) - 1), outputs))).flatten()
         else:
@@ -275,3 +277,19 @@ def _widths(stages: list[int], depth: int) -> list[int]:
         width for before, after in itertools.pairwise(stages) for width in [before] * (depth - 1) + [after]
     ]
     return [stages[0], *inner]
+
+
+def attention_place(source: Path, width: int, widths: list[int], sizes: dict[str, Any]) -> tuple[int, str]:
+    """The resolution after whose block a generator's attention stands, told by its channels, and a note where
+    other places have as many; the published one goes first. widths, sizes: as in `generator_sizes`.
+    """
+    stages = widths[:: sizes["depth"]]
+    possible = [4 << i for i in range(1, len(stages)) if stages[i] == width]
+    if not possible:
+        raise UserError(f"{source}: attention takes {width} channels, but no stage ends with as many.")
+    published = ATTENTION.get(sizes["resolution"], 64)
+    place = published if published in possible else possible[-1]
+    if len(possible) == 1:
+        return place, ""
+    others = ", ".join(str(size) for size in possible if size != place)
+    return place, f"Attention is taken to stand at {place} px; by its width it could also be at {others} px."

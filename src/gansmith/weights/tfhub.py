@@ -29,7 +29,6 @@ from gansmith.weights.tf_variables import Filling, Layout, Variables
 FORMAT = "TF-Hub"
 EPS = 1e-4  # of every BatchNorm, the output's included, and of spectral norm
 GRAPH = "saved_model.pb"
-PUBLISHED_ATTENTION = {128: 64, 256: 128, 512: 64}
 UNUSED = [
     (r"accumulation_counter$", "counts the batches behind the statistics, which are means already"),
     (r"u[1-9]\d*$", "a further singular vector, only logged by the program"),
@@ -231,25 +230,9 @@ def _settings(path: Path, variables: Variables, deep: bool) -> tuple[dict[str, A
     kwargs["attention"], notes = [], []
     if "Generator/attention/theta/w" in variables:
         width = variables.shape("Generator/attention/theta/w")[2]
-        place, note = _attention_place(path, width, widths, sizes)
+        place, note = tf_variables.attention_place(path, width, widths, sizes)
         kwargs["attention"], notes = [place], [note] if note else []
     return kwargs, notes
-
-
-def _attention_place(path: Path, width: int, widths: list[int], sizes: dict[str, Any]) -> tuple[int, str]:
-    """The resolution after whose block attention stands, told by its width; published places go first."""
-    depth, resolution = sizes["depth"], sizes["resolution"]
-    possible = [
-        4 << i for i in range(1, len(widths)) if i * depth < len(widths) and widths[i * depth] == width
-    ]
-    if not possible:
-        raise UserError(f"{path}: attention takes {width} channels, but no stage ends with as many.")
-    published = PUBLISHED_ATTENTION.get(resolution, 64)
-    place = published if published in possible else possible[-1]
-    if len(possible) == 1:
-        return place, ""
-    others = ", ".join(f"{size}" for size in possible if size != place)
-    return place, f"Attention is taken to stand at {place} px; by its width it could also be at {others} px."
 
 
 def _first(deep: bool) -> str:
