@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from gansmith.errors import UserError
-from gansmith.weights import biggan_pytorch, huggingface, layout, pickles, snapshot, tfhub
+from gansmith.weights import (
+    biggan_pytorch,
+    compare_gan,
+    huggingface,
+    layout,
+    pickles,
+    snapshot,
+    tensor_bundle,
+    tfhub,
+)
 from gansmith.weights.imported import Imported
 
 OURS = "gansmith"
@@ -77,13 +86,19 @@ FORMATS = [
         lambda path, own: tfhub.read(path, averaged=not own.raw),
         "a module's folder or archive, or its variables",
     ),
+    Format(
+        compare_gan.FORMAT,
+        compare_gan.is_checkpoint,
+        lambda path, own: compare_gan.read(path, averaged=not own.raw),
+        "a TensorFlow checkpoint of compare_gan or Tensorfork (experimental): model.ckpt-….index or its folder",
+    ),
 ]
 
 
 def detect(path: str | Path) -> str:
     """The name of a path's format, `gansmith` for our own. Raises UserError for what is none or several."""
     path = Path(path)
-    if not path.exists():
+    if not path.exists() and tensor_bundle.find(path) is None:
         raise UserError(f"{path} does not exist; give a file or folder of weights.")
     if _is_ours(path):
         return OURS
@@ -92,6 +107,8 @@ def detect(path: str | Path) -> str:
         raise UserError(f"{path} holds two models: {' and '.join(found)}; give the files of one of them.")
     if found:
         return found[0]
+    if tensor_bundle.find(path) is not None or (path.suffix not in PICKLED and tfhub.is_archive(path)):
+        tfhub.read(path)  # damaged, or of another program: TensorFlow's files have their own messages
     if path.is_dir():
         inside = [entry for entry in sorted(path.iterdir()) if entry.is_dir() or entry.suffix in PICKLED]
         nested = [entry for entry in inside if any(format.recognises(entry) for format in FORMATS)]

@@ -88,7 +88,7 @@ def _opened(path: Path) -> Iterator[tuple[Path | None, Path | None]]:
     """(prefix of the variables, the graph's file), each None where there is none; an archive is unpacked to a
     temporary folder for as long.
     """
-    if path.is_file() and _is_archive(path):
+    if is_archive(path):
         with tempfile.TemporaryDirectory(prefix="gansmith-") as folder:
             _unpack(path, Path(folder))
             yield tensor_bundle.find(Path(folder)), _graph(Path(folder))
@@ -108,8 +108,8 @@ def _graph(folder: Path) -> Path | None:
 def _is_archive(path: Path) -> bool:
     # As downloaded, an archive may have no suffix. is_tarfile looks through gzip.
     try:
-        return tarfile.is_tarfile(path)
-    except OSError:
+        return path.is_file() and tarfile.is_tarfile(path)
+    except (OSError, EOFError):
         return False
 
 
