@@ -90,7 +90,7 @@ FORMATS = [
         compare_gan.FORMAT,
         compare_gan.is_checkpoint,
         lambda path, own: compare_gan.read(path, averaged=not own.raw),
-        "a TensorFlow checkpoint of compare_gan or Tensorfork (experimental): model.ckpt-….index or its folder",
+        "a checkpoint of compare_gan or Tensorfork (experimental): model.ckpt-….index, or its folder",
     ),
 ]
 

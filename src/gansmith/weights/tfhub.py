@@ -105,8 +105,8 @@ def _graph(folder: Path) -> Path | None:
     return folder / GRAPH if (folder / GRAPH).is_file() else None
 
 
-def _is_archive(path: Path) -> bool:
-    # As downloaded, an archive may have no suffix. is_tarfile looks through gzip.
+def is_archive(path: Path) -> bool:
+    """Whether a path is a tar file, compressed or not, whatever its suffix: downloads often have none."""
     try:
         return path.is_file() and tarfile.is_tarfile(path)
     except (OSError, EOFError):
