@@ -38,7 +38,8 @@ class StatisticsTable:
         """
         if not 0 <= truncation <= 1:
             raise ValueError(f"truncation {truncation:g} is outside of the table's range of 0 to 1")
-        fraction, whole = math.modf(truncation / (1.0 / (self.size - 1)))
+        # 0.4 that went through float32 is meant to be 0.4.
+        fraction, whole = math.modf(round(truncation, 6) / (1.0 / (self.size - 1)))
         row = int(whole)
         if self.hugging_face:
             return row, 1 - fraction if fraction else 0.0
