@@ -49,7 +49,11 @@ def main() -> None:
     judge = Judge()
     curves: dict[str, dict[int, list[dict[str, float]]]] = {}
     for seed in options.seeds:
-        tuned = {"init.source": str(source.resolve())} | config.parse_overrides(tuple(options.set))
+        # Each new digit starts as some old one.
+        classes = {str(new): str(old) for new, old in zip(NEW, OLD)}
+        tuned = {"init.source": str(source.resolve()), "init.map": classes} | config.parse_overrides(
+            tuple(options.set)
+        )
         for kind, duration, settings in (
             ("scratch", options.images, {}),
             ("finetuned", options.images // 2, tuned),

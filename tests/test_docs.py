@@ -77,6 +77,7 @@ def test_command_parses(page: str, line: str) -> None:
         named = {"batch", "duration", "seed", "precision", "micro_batch"}
         overrides = {f"train.{k}": v for k, v in values.items() if k in named and v is not None}
         overrides |= configuration.parse_overrides(values["assignments"])
+        overrides |= {"init.source": values["init_from"]} if values["init_from"] else {}
         configuration.load(values["preset"], overrides=overrides)
 
 

@@ -338,7 +338,7 @@ def classes_of(source: Source, config: Config, names: Sequence[str]) -> list[sur
         return [
             surgery.Origin(str(i), i % len(old), "same number") for i in range(config.data.random_classes)
         ]
-    unnamed = old == [str(i) for i in range(len(old))]
+    unnamed = not source.imported.info.get("classes")
     if unnamed and len(names) == len(old) and not config.init.map and list(names) != old:
         return [surgery.Origin(name, i, "same number") for i, name in enumerate(names)]
     return surgery.match(names, old, config.init.map, f"--init-from {source.path}")
