@@ -60,7 +60,7 @@ def check(file: Path, digest: str, given: Path | None) -> None:
     raise UserError(
         f"{_origin(file, given)} is not the FID Inception network: its SHA-256 starts with {digest[:8]}, not "
         f"{SHA256} ({size:,} bytes: {'cut short, or ' if size < 90_000_000 else ''}another file), and scores "
-        f"on other weights are no FID. Delete it and download {URL} again."
+        f"on other weights are no FID. The right one is {URL}."
     )
 
 
