@@ -172,6 +172,8 @@ def damage(folder: Path, kind: str) -> tuple[Path, list[object]]:
         return folder, ["--config", folder / "c.json"]
     elif kind == "bad setting":
         return folder, ["--set", "model.ch=4"]
+    elif kind == "idle flag":
+        return folder, ["--hf-parity"]
     elif kind == "unknown version":
         convert.save_snapshot(open_any(folder), folder.parent / "one.safetensors")
         content = (folder.parent / "one.safetensors").read_bytes()
@@ -200,6 +202,7 @@ def damage(folder: Path, kind: str) -> tuple[Path, list[object]]:
         ("empty", "holds no weights that are known here. These are read:"),
         ("bad config", "c.json cannot be read as JSON"),
         ("bad setting", "--set model.ch: the networks have 2; leave it out."),
+        ("idle flag", "--hf-parity has no meaning for"),
         ("unknown version", "has snapshot format 9"),
     ],
 )

@@ -44,12 +44,15 @@ class Choices:
 
 @dataclass(frozen=True)
 class Format:
-    """A foreign format: whether a path is of it (never raises), how it is read, what it looks like."""
+    """A foreign format: whether a path is of it (never raises), how it is read, what it looks like, and the
+    choices it takes.
+    """
 
     name: str
     recognises: Callable[[Path], bool]
     read: Callable[[Path, Choices], Imported]
     looks: str
+    takes: tuple[str, ...] = ("raw",)
 
 
 def _author_files(path: Path) -> bool:
@@ -73,12 +76,14 @@ FORMATS = [
         _author_files,
         lambda path, own: biggan_pytorch.read(path, which=own.which, config=own.config, raw=own.raw),
         "G.pth, G_ema.pth, D.pth, state_dict.pth, or a folder of them",
+        ("which", "config", "raw"),
     ),
     Format(
         huggingface.FORMAT,
         _hugging_face_files,
         lambda path, own: huggingface.read(path, config=own.config, hugging_face=own.hugging_face),
         "pytorch_model.bin with its config.json",
+        ("config", "hf-parity"),
     ),
     Format(
         tfhub.FORMAT,
@@ -141,10 +146,16 @@ def open_any(
     """
     path = Path(path)
     name = detect(path)
-    if name == OURS:
+    format = next((format for format in FORMATS if format.name == name), None)
+    asked = {"which": which, "config": config, "raw": raw, "hf-parity": hugging_face}
+    takes = format.takes if format else ()
+    if idle := [choice for choice, value in asked.items() if value and choice not in takes]:
+        raise UserError(
+            f"--{idle[0]} has no meaning for {path}, which is of the format {name}; leave it out."
+        )
+    if format is None:
         return _ours(path)
-    choices = Choices(which, config, raw, hugging_face)
-    return next(format for format in FORMATS if format.name == name).read(path, choices)
+    return format.read(path, Choices(which, config, raw, hugging_face))
 
 
 def save_snapshot(imported: Imported, dest: Path) -> None:
