@@ -58,11 +58,11 @@ def _scoring(target: str) -> click.Command:
 
 def _target_first(ctx: click.Context, args: list[str]) -> list[str]:
     """`--data D TARGET` as `TARGET --data D`."""
-    _, words, _ = score.make_parser(ctx).parse_args(list(args))
-    if not words:
+    target = score.make_parser(ctx).parse_args(list(args))[0].get("target")
+    if not isinstance(target, str):
         raise UserError("eval: what is to be scored is missing; write gansmith eval TARGET --data D.")
-    last = len(args) - 1 - args[::-1].index(words[0])
-    return [words[0], *args[:last], *args[last + 1 :]]
+    last = len(args) - 1 - args[::-1].index(target)
+    return [target, *args[:last], *args[last + 1 :]]
 
 
 @click.group(cls=TargetGroup, subcommand_metavar="TARGET|VERB")

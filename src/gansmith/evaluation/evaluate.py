@@ -240,6 +240,8 @@ def prepare(
 ) -> Evaluation:
     """Opens and checks everything; arguments as of `evaluate`. Raises UserError for whatever cannot work."""
     manner = manner or Manner()
+    if num_real is not None and num_real < 2:
+        raise UserError(f"--num-real {num_real}: give at least 2, or leave it out for all.")
     table.find(metrics)  # a wrong name is told before anything is opened
     device = manner.ranks.device if manner.ranks else hardware.choose_device(device)
     ranks = manner.ranks or Alone(device)
