@@ -4,6 +4,7 @@ EXIT_DONE = 0
 EXIT_USAGE = 2
 EXIT_STOPPED = 3
 EXIT_DIVERGED = 4
+EXIT_LOST = 5
 
 
 class UserError(Exception):
@@ -19,3 +20,7 @@ class Stopped(Exception):
 
 class Diverged(Exception):
     """Training met non-finite values beyond the retry limit: exit code 4."""
+
+
+class ProcessLost(Exception):
+    """Another process of the same run is gone: exit code 5, resumable from the last checkpoint."""

@@ -5,6 +5,7 @@ One module per verb group, imported when its verb is used, so that `gansmith --h
 
 import importlib
 import io
+import os
 import sys
 
 import click
@@ -67,7 +68,11 @@ def main() -> None:
     except errors.Stopped as stopped:
         if str(stopped):
             print(stopped, file=sys.stderr)
-        sys.exit(errors.EXIT_STOPPED)
+        # torchrun would take any other code for a failure and, with restarts left, start again.
+        sys.exit(errors.EXIT_DONE if "TORCHELASTIC_RUN_ID" in os.environ else errors.EXIT_STOPPED)
+    except errors.ProcessLost as lost:
+        print(f"error: {lost}", file=sys.stderr)
+        sys.exit(errors.EXIT_LOST)
     except errors.Diverged as diverged:
         print(f"error: {diverged}", file=sys.stderr)
         sys.exit(errors.EXIT_DIVERGED)
