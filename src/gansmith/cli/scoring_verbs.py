@@ -103,7 +103,7 @@ def truncation(
 
 
 @click.command()
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path))
 @scoring_options
 @metrics_option
 @click.option("--truncation", type=float, help="Threshold for z. [none]")
