@@ -77,7 +77,7 @@ def test_promoted_run_trains_on_and_resumes_exactly(
     assert whole.keys() == halves.keys()
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
     assert not torch.equal(whole[f"G.blocks.{last}.0.conv1.weight"], after[f"G.blocks.{last}.0.conv1.weight"])
-    written = [snapshot.describe(file) for file in sorted(tmp_path.glob("whole/snapshots/*.safetensors"))]
+    written = [snapshot.describe(file) for file in sorted(tmp_path.glob("halves/snapshots/*.safetensors"))]
     assert [(info["images_seen"], info["generator"]["alpha"]) for info in written] == [
         (16, 0.0),
         (32, 0.5),
