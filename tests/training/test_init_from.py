@@ -236,9 +236,12 @@ def test_a_d_that_lies_beside_and_is_not_used_is_warned_of(tune, source, capsys)
     assert str(newest(source)) in warning
 
 
-def test_one_class_is_enough_for_a_network_that_had_some(tune, images):
-    run = tune(data=images / "dot")
-    assert networks(run)["G.shared.weight"].shape == (1, 4)
+def test_images_without_classes_take_random_ones(tune, source, images, monkeypatch):
+    with pytest.raises(UserError, match=r"data\.labels=random"):
+        tune("refused", {"model.conditional": False}, data=images / "dot")
+    settings = {"data.labels": "random", "data.random_classes": 5}
+    begun = started("random", monkeypatch, tune, data=images / "dot", settings=settings)
+    assert torch.equal(begun["G.shared.weight"], networks(source)["G.shared.weight"][[0, 1, 2, 0, 1]])
 
 
 def test_a_network_without_classes_goes_on_without(tune, images, tmp_path):

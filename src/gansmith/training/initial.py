@@ -251,9 +251,14 @@ def _check_agreement(config: Config, origins: Mapping[str, str], source: Source)
         if origins.get(name) == "command line" and _value(config, name) != value
     ]
     if refused:
+        hint = (
+            " Images without classes go with it by --set data.labels=random --set data.random_classes=100."
+            if source.G.num_classes and not config.model.conditional
+            else ""
+        )
         raise UserError(
             f"--init-from {path}: the architecture comes from there, and the command line wants another:\n"
-            f"{''.join(refused)}Leave these settings out, or start without --init-from."
+            f"{''.join(refused)}Leave these settings out, or start without --init-from.{hint}"
         )
 
 
