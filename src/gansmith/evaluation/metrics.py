@@ -208,7 +208,7 @@ def _d_gap(s: Subjects) -> list[Score]:
     images, reals = s.images, s.images.dataset
     assert images.held_out is not None
     assert images.discriminator is not None
-    count = min(len(reals), len(images.held_out), JUDGED)
+    count = min(len(reals), len(images.held_out), len(s.fake), JUDGED)
     judged = [
         critic.logits(images.discriminator, of, arrays.some(len(of), count, s.seed), s.network.device)
         for of in (reals, images.held_out)

@@ -72,5 +72,6 @@ def _check_shape(dataset: Dataset, shape: tuple[int, int, int], whose: str) -> N
         raise UserError(
             f"--data {dataset.path} is prepared at {found[2]}×{found[1]} px with {found[0]} channels, "
             f"{whose} has images of {width}×{height} px with {channels}; prepare the reals at that size: "
-            f"gansmith data prepare SRC {Path(dataset.path).name}-{height}px --resolution {height}"
+            f"gansmith data prepare SRC {Path(dataset.path).name}-{height}px --resolution {height} "
+            f"--channels {channels}"
         )
