@@ -11,7 +11,10 @@ from gansmith import config as configuration
 from gansmith.errors import UserError
 
 if TYPE_CHECKING:
-    from gansmith.planning import Layout, Plan, Range
+    from gansmith.planning import Plan, Range
+
+# unit of time, how many make a day, from how many days on
+UNITS = (("days", 1, 2.0), ("h", 24, 0.125), ("min", 1440, 0.0))
 
 
 @click.command()
@@ -85,13 +88,11 @@ def _lines(made: "Plan", within: float | None) -> Iterator[str]:
     yield f"{name}: {made.duration:,} images = {made.steps:,} steps of batch {made.batch:,}"
     yield f"data: {made.num_images:,} images, {made.num_classes:,} classes{assumed}"
     yield ""
-    forward = f"forward G {work.forward_g / 1e9:.1f}, D {work.forward_d / 1e9:.1f} GFLOP"
-    yield f"per image: {forward}; D phase {work.phase_d / 1e9:.0f}, G phase {work.phase_g / 1e9:.0f} GFLOP"
-    yield (
-        f"a step: {work.step / 1e12:,.1f} TFLOP, {work.per_image / 1e9:.0f} GFLOP per image seen; "
-        f"the run: {work.per_image * made.duration / 1e18:,.2f} EFLOP"
-    )
-    sizes = ", ".join(f"{micro}: {gib:.1f}" for micro, gib in made.memory.items())
+    forward = f"forward G {_flop(work.forward_g)}, D {_flop(work.forward_d)}"
+    yield f"per image: {forward}; D phase {_flop(work.phase_d)}, G phase {_flop(work.phase_g)}"
+    whole = _flop(work.per_image * made.duration)
+    yield f"a step: {_flop(work.step)}, {_flop(work.per_image)} per image seen; the run: {whole}"
+    sizes = ", ".join(f"{micro}: {gib:.3g}" for micro, gib in made.memory.items())
     yield f"GiB of a process by micro-batch, {made.arithmetic}, without kernels' workspaces: {sizes}"
     yield ""
     rate = made.utilisation
@@ -103,25 +104,24 @@ def _lines(made: "Plan", within: float | None) -> Iterator[str]:
     yield ""
     yield from _choice(made, within)
     yield from _here(made)
-    yield (
-        f"disk: data {_size(disk.data)}, checkpoints {_size(disk.checkpoints)} (each "
-        f"{_size(disk.checkpoint)}), snapshots {_size(disk.snapshots)}, grids {_size(disk.grids)}: at most {_size(disk.total)}"
-    )
+    checkpoints = f"checkpoints {_size(disk.checkpoints)} (each {_size(disk.checkpoint)})"
+    others = f"snapshots {_size(disk.snapshots)}, grids {_size(disk.grids)}"
+    yield f"disk: data {_size(disk.data)}, {checkpoints}, {others}: at most {_size(disk.total)}"
     if made.storage or made.transfer:
         yield f"storage {made.storage:,.2f} for the likely time, transfer of the data {made.transfer:,.2f}"
 
 
 def _table(made: "Plan") -> Iterator[str]:
     columns = f"{'GPUs':>5} {'micro':>6} {'passes':>6} {'GiB':>6} {'busy':>5}"
-    yield f"{columns}  {'images/s':<22} {'days':<20} money"
+    yield f"{columns}  {'images/s':<22} {'time':<22} money"
     for way in made.layouts:
         mark = "→" if way.gpus == made.gpus else " "
         if way.problem is not None:
             yield f"{mark}{way.gpus:>4}  no: {way.problem}"
             continue
         yield (
-            f"{mark}{way.gpus:>4} {way.micro_batch:>6} {way.passes:>6} {way.memory_gib or 0:>6.1f} "
-            f"{way.efficiency or 0:>5.0%}  {_range(way.images_per_second):<22} {_days(way):<20} "
+            f"{mark}{way.gpus:>4} {way.micro_batch:>6} {way.passes:>6} {_short(way.memory_gib or 0):>6} "
+            f"{way.efficiency or 0:>5.0%}  {_range(way.images_per_second):<22} {_time(way.days):<22} "
             f"{_range(way.cost) if way.cost else '–'}"
         )
 
@@ -142,26 +142,41 @@ def _here(made: "Plan") -> Iterator[str]:
     yield (
         f"measured here ({here.device}, {here.arithmetic}, micro-batches of {here.micro_batch}): "
         f"{here.images_per_second:.3g} images/s, {here.flop_per_second / 1e12:.2f} TFLOP/s{peak}; "
-        f"the run would take {made.here_days:,.1f} days here"
+        f"the run would take {_short(made.here_days)} days here"
     )
     if not made.utilisation.source.startswith("measured"):
         yield f"this machine is no {made.gpu.name}: the table above does not use that measurement"
 
 
-def _days(way: "Layout") -> str:
-    return _range(way.days) if way.days else ""
+def _time(days: "Range | None") -> str:
+    """In the unit that suits the likely value."""
+    if days is None:
+        return ""
+    unit, factor = next((u, f) for u, f, least in UNITS if days.likely >= least)
+    return _range(type(days)(days.likely * factor, days.low * factor, days.high * factor), f" {unit}")
 
 
-def _range(values: "Range | None") -> str:
-    """likely (worst to best), in few digits."""
+def _range(values: "Range | None", unit: str = "") -> str:
+    """The likely value (lowest–highest), in few digits."""
     if values is None:
         return ""
     likely, ends = _short(values.likely), sorted((values.low, values.high))
-    return likely if ends[0] == ends[1] else f"{likely} ({_short(ends[0])}–{_short(ends[1])})"
+    around = "" if ends[0] == ends[1] else f" ({_short(ends[0])}–{_short(ends[1])})"
+    return f"{likely}{unit}{around}"
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.01 or value == 0 else "< 0.01"
+
+
+def _flop(amount: float) -> str:
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:,.3g} EFLOP"
 
 
 def _size(size: float) -> str:

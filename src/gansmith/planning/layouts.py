@@ -18,6 +18,8 @@ from gansmith.training import batching
 # Of a GPU's memory: the rest is for workspaces of kernels and the allocator's rounding.
 USABLE = 0.9
 GPUS_PER_NODE = 8
+# A CPU that issues operations one by one starts about this many a second; small networks wait for it.
+CALLS_PER_SECOND = 120_000
 # Larger micro-batches bring no speed that is worth their memory.
 LARGEST_MICRO_BATCH = 256
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -75,7 +77,11 @@ class Footprint:
         one, two = self._at(self.group), self._at(2 * self.group)
         share = (micro_batch - self.group) / self.group
         return memory.Memory(
-            one.fixed, int(one.d + share * (two.d - one.d)), int(one.g + share * (two.g - one.g))
+            one.fixed,
+            int(one.d + share * (two.d - one.d)),
+            int(one.g + share * (two.g - one.g)),
+            one.calls_d,
+            one.calls_g,
         )
 
     def _measure(self, micro_batch: int) -> memory.Memory:
@@ -116,8 +122,11 @@ def spread(
     peak = gpus.peak(gpu, arithmetic)
     exchange = exchange_seconds(config, work, number, gpu, prices.network)
 
+    passes = -(-config.train.batch // (micro * number))
+    calls = passes * (config.optim.d_steps * footprint(micro).calls_d + footprint(micro).calls_g)
+
     def seconds(share: float) -> float:
-        return work.step / (number * peak * share) + exchange
+        return max(work.step / (number * peak * share), calls / CALLS_PER_SECOND) + exchange
 
     rates = [
         config.optim.d_steps * config.train.batch / seconds(s) for s in (rate.likely, rate.low, rate.high)
@@ -127,7 +136,7 @@ def spread(
     return Layout(
         gpus=number,
         micro_batch=micro,
-        passes=config.train.batch // (micro * number),
+        passes=passes,
         memory_gib=footprint(micro).peak / 2**30,
         efficiency=1 - exchange / seconds(rate.likely),
         images_per_second=Range(*rates),

@@ -6,9 +6,7 @@ same time is added up. Workspaces of a device's kernels and its allocator's roun
 on top.
 """
 
-import contextlib
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +27,14 @@ from gansmith.training.gradients import FlatGradients
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one process. fixed: weights, Ŵ, gradients, Adam's moments and the average. d, g: the most
-    that a micro-batch of each phase adds.
+    that a micro-batch of each phase adds. calls_d, calls_g: operations it issues, update included.
     """
 
     fixed: int
     d: int
     g: int
+    calls_d: int
+    calls_g: int
 
     @property
     def peak(self) -> int:
@@ -42,11 +42,11 @@ class Memory:
 
 
 class Counter(TorchDispatchMode):
-    """Adds up the storages that live at the same time."""
+    """Adds up the storages that live at the same time, and counts the operations that make any."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.calls = 0
         self._alive: dict[int, weakref.ref] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -66,6 +66,7 @@ class Counter(TorchDispatchMode):
             self.now -= size
 
         self._alive[key] = weakref.ref(storage, freed)
+        self.calls += 1
         self.now += size
         self.peak = max(self.peak, self.now)
 
@@ -80,7 +81,7 @@ def measure(
         G, D = state.networks(config, num_classes)
         if type(D) is not Discriminator or config.loss.objective != "hinge":
             raise ValueError("memory of an own discriminator or objective cannot be counted from shapes")
-        average, _ = state.networks(config, num_classes)
+        average = state.networks(config, num_classes)[0]
         gradients = []
         for net in (G, D, average):
             if config.train.channels_last:
@@ -92,24 +93,22 @@ def measure(
         normalization.set_batch_norm_group(G, bn_group)
         moments = 2 * sum(p.numel() * p.element_size() for net in (G, D) for p in net.parameters())
         fixed = counter.now
-        used = {
-            letter: _phase(counter, letter, G, D, count, num_classes, dtype) - fixed
-            for letter, count in (("d", micro_batch), ("g", micro_batch_g))
-        }
-    return Memory(fixed + moments, used["d"], used["g"])
+        peak_d, calls_d = _phase(counter, "d", G, D, micro_batch, num_classes, dtype)
+        peak_g, calls_g = _phase(counter, "g", G, D, micro_batch_g, num_classes, dtype)
+    return Memory(fixed + moments, peak_d - fixed, peak_g - fixed, calls_d, calls_g)
 
 
 def _phase(
     counter: Counter, letter: str, G: nn.Module, D: nn.Module, count: int, classes: int, dtype: torch.dtype
-) -> int:
-    """The most bytes alive during one micro-batch of a phase and the update after it."""
+) -> tuple[int, int]:
+    """The most bytes alive during one micro-batch of a phase and the update after it, and the operations."""
     player, other = (D, G) if letter == "d" else (G, D)
     spectral.set_trainable(player, True)
     spectral.set_trainable(other, False)
     settings: Any = G.kwargs
     shape = (count, settings["channels"], settings["resolution"], settings["resolution"])
     y = torch.zeros(count, dtype=torch.int64) if classes else None
-    counter.peak = counter.now
+    counter.peak, before = counter.now, counter.calls
     real = torch.zeros(shape) if letter == "d" else None
     micro = objectives.MicroBatch(torch.zeros(count, settings["dim_z"]), y, real, y)
     with hardware.autocast("cpu", dtype):
@@ -118,20 +117,4 @@ def _phase(
     del loss
     spectral.pull_back(player)
     spectral.refresh(player)
-    return counter.peak
-
-
-@contextlib.contextmanager
-def allocated() -> Iterator[list[int]]:
-    """Real bytes that torch's CPU allocator hands out inside: the list gets the peak at the end."""
-    from torch.profiler import ProfilerActivity, profile
-
-    found: list[int] = []
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        yield found
-    now = peak = 0
-    for event in trace.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
-    found.append(peak)
+    return counter.peak, counter.calls - before

@@ -17,9 +17,9 @@ from gansmith.training import objectives, precision, state
 from gansmith.training.batching import Sizes
 from gansmith.training.gradients import FlatGradients
 
-REPEATS = 3
+REPEATS, PATIENCE = 3, 15.0  # of each phase: so often, or until so many seconds have passed
 # A CPU gets micro-batches of about this many FLOP, so that an answer takes seconds to a minute.
-CPU_FLOP = 1e12
+CPU_FLOP = 5e11
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ def measure(
     seconds = {}
     for letter in "dg":
         run(letter)  # chooses kernels, fills caches
-        times = [run(letter) for _ in range(REPEATS)]
-        seconds[letter] = tuple(sorted(column)[REPEATS // 2] for column in zip(*times))
+        times = [run(letter)]
+        while len(times) < REPEATS and sum(map(sum, times)) < PATIENCE:
+            times.append(run(letter))
+        seconds[letter] = [sorted(column)[len(times) // 2] for column in zip(*times)]
     steps_d = config.optim.d_steps
     whole = steps_d * (sizes.batch / micro * seconds["d"][0] + seconds["d"][1])
     whole += sizes.batch_g / micro * seconds["g"][0] + seconds["g"][1]
