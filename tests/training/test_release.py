@@ -1,6 +1,10 @@
 """A new D beside a trained G: G stands still until the criterion, then learns with a rising rate."""
 
 import json
+import multiprocessing
+import os
+import socket
+import sys
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from gansmith.training.distributed import World
 from gansmith.training.run import train
 from tests.training.conftest import TINY
 
+context = multiprocessing.get_context("forkserver")
 ALONE = World(0, 1, torch.device("cpu"))
 SETTINGS = {path: value for path, value in TINY.items() if not path.startswith("model.")} | {
     "train.duration": 96,
@@ -151,21 +156,25 @@ def test_a_g_that_is_not_held_back_is_warned_of(tune, capsys):
     assert "G learns from a D that knows nothing yet" in capsys.readouterr().err
 
 
-def test_ranks_release_together(images, snapshot, tmp_path, repository):
-    from tests.training.test_ranks import context, run_rank
+def run_rank(rank, port, images, out, settings):
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    train(str(images), None, out, settings=settings)
 
+
+def test_ranks_release_together(images, snapshot, tmp_path):
     settings = SETTINGS | {
         "init.source": str(snapshot), "init.release": "plateau", "init.release_window": 16,
         "init.release_tolerance": 100.0, "train.duration": 48, "bn.group": 8,
-        "loss.objective": "recording:hinge",
     }  # fmt: skip
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = str(repository / "tests" / "training")
-    common = (2, port, images, tmp_path / "two", settings, tmp_path / "record", path)
+    common = (port, images, tmp_path / "two", settings)
     ranks = [context.Process(target=run_rank, args=(rank, *common)) for rank in range(2)]
     for process in ranks:
         process.start()
@@ -175,6 +184,6 @@ def test_ranks_release_together(images, snapshot, tmp_path, repository):
     (released,) = events(tmp_path / "two", "released")
     assert released["images_seen"] == 32
     record = at(tmp_path / "two", 48)[1]
-    train(str(images), None, tmp_path / "one", settings=settings | {"loss.objective": "hinge"})
+    train(str(images), None, tmp_path / "one", settings=settings)
     alone = at(tmp_path / "one", 48)[1]
     assert record["release"]["before"] == pytest.approx(alone["release"]["before"], rel=1e-5)
