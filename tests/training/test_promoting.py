@@ -43,7 +43,7 @@ def trained(tiny: Callable[..., Path]) -> Path:
     return tiny("small", SMALL | {"train.duration": 16})
 
 
-@pytest.mark.parametrize("family", ["biggan", "biggan-deep"])
+@pytest.mark.parametrize("family", ["biggan", pytest.param("biggan-deep", marks=pytest.mark.slow)])
 def test_promoted_run_trains_on_and_resumes_exactly(
     family: str, tiny: Callable[..., Path], images: Path, tmp_path: Path
 ) -> None:
