@@ -93,13 +93,20 @@ def measure(
         normalization.set_batch_norm_group(G, bn_group)
         moments = 2 * sum(p.numel() * p.element_size() for net in (G, D) for p in net.parameters())
         fixed = counter.now
-        peak_d, calls_d = _phase(counter, "d", G, D, micro_batch, num_classes, dtype)
-        peak_g, calls_g = _phase(counter, "g", G, D, micro_batch_g, num_classes, dtype)
+        peak_d, calls_d = _phase(counter, "d", G, D, micro_batch, num_classes, dtype, config.loss.ortho_d)
+        peak_g, calls_g = _phase(counter, "g", G, D, micro_batch_g, num_classes, dtype, config.loss.ortho_g)
     return Memory(fixed + moments, peak_d - fixed, peak_g - fixed, calls_d, calls_g)
 
 
 def _phase(
-    counter: Counter, letter: str, G: nn.Module, D: nn.Module, count: int, classes: int, dtype: torch.dtype
+    counter: Counter,
+    letter: str,
+    G: nn.Module,
+    D: nn.Module,
+    count: int,
+    classes: int,
+    dtype: torch.dtype,
+    strength: float,
 ) -> tuple[int, int]:
     """The most bytes alive during one micro-batch of a phase and the update after it, and the operations."""
     player, other = (D, G) if letter == "d" else (G, D)
@@ -116,5 +123,7 @@ def _phase(
     loss.backward()
     del loss
     spectral.pull_back(player)
+    if strength:
+        objectives.add_orthogonal_gradient(player, strength)
     spectral.refresh(player)
     return counter.peak, counter.calls - before

@@ -13,6 +13,7 @@ from gansmith.report.curves import Clock, Source, shorten
 from gansmith.report.records import Row, number
 
 UNKNOWN = "unknown"  # protocol of a published number: never the same as that of a measured one
+ORDER = ("FID", "FD", "FID∞", "FD∞", "KID", "KD", "IS", "precision", "recall", "density", "coverage", "CAS")
 # What tells people apart, first: key of a protocol → words around its value.
 TELLING = {
     "n_fake": "{} fakes",
@@ -168,6 +169,7 @@ def _direction(better: str) -> str:
     return f"{better} is better" if better in ("lower", "higher") else ""
 
 
-def _rank(name: str) -> tuple[bool, bool, str]:
-    """FID first, other Fréchet distances next, then by name."""
-    return (name != "FID", not name.startswith(("FID", "FD-")), name)
+def _rank(name: str) -> tuple[int, bool, str]:
+    """Fréchet distances first, then as papers list scores; those per class behind the whole."""
+    base = name.partition("-")[0]
+    return (ORDER.index(base) if base in ORDER else len(ORDER), "per-class" in name, name)

@@ -63,7 +63,8 @@ def badge(log: Log) -> str:
     ends = [row for row in log.rows if row.kind in ("finished", "diverged", "start", "resume", "status")]
     if not ends:
         return '<span class="badge soft">nothing logged yet</span>'
-    times = [number(row.data.get("time")) for row in log.rows]
+    # Evaluations may come long after; they say nothing of training.
+    times = [number(row.data.get("time")) for row in log.rows if row.kind != "evaluation"]
     known = [moment for moment in times if moment is not None]
     if ends[-1].kind == "finished":
         return '<span class="badge good">finished</span>'
@@ -185,7 +186,8 @@ def scores_table(rows: list[dict[str, Any]], charts: bool) -> str:
         hint = "No evaluation in this run’s log yet; <code>gansmith eval</code> adds some."
         return "" if charts else f'<p class="empty">{hint}</p>'
     lines, tables, group = [], [], None
-    for row in sorted(rows, key=lambda row: row["telling"]):  # a stable sort: scores keep their order
+    order = list(dict.fromkeys(row["telling"] for row in rows))
+    for row in sorted(rows, key=lambda row: order.index(row["telling"])):  # stable: scores keep their order
         if row["telling"] != group:
             group = row["telling"]
             lines.append(
@@ -238,7 +240,7 @@ def _result(place: dict[str, Any] | None) -> str:
     if place is None:
         return '<td class="number">–</td>'
     spread = f" ± {_number(place['sd'])}" if place["sd"] is not None else ""
-    at = f"<br><small class='note'>at {place['images']:,.0f}</small>"
+    at = f" <small class='note'>at {place['images']:,.0f}</small>"
     return f'<td class="number"><b>{_number(place["value"])}</b>{spread}{at}</td>'
 
 
