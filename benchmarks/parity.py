@@ -8,6 +8,7 @@ computed from them: `z`, `y` → `G_ema_images`, `G_images` or `images` (with `t
 Exit code 1 if a bound is broken.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,8 @@ def main(folders: list[Path]) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    sys.exit(main([Path(argument) for argument in sys.argv[1:]]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    sys.exit(main(parser.parse_args().folders))

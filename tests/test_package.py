@@ -99,7 +99,7 @@ def test_constraints_pin_every_declared_package_exactly(repository: Path) -> Non
 
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    in_dev = ["digits", "hdf5", "hub", "tensorboard"]
+    in_dev = ["digits", "hdf5", "hub", "tensorboard", "plots", "features", "dinov2", "onnx"]
     assert f"gansmith[{','.join(in_dev)}]" in extras["dev"]
     declared = project["dependencies"] + extras["dev"] + [name for extra in in_dev for name in extras[extra]]
     names = {re.match(r"[\w-]+", name)[0].lower().replace("_", "-") for name in declared} - {"gansmith"}  # type: ignore[index]
