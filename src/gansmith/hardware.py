@@ -105,6 +105,19 @@ def set_deterministic(deterministic: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of this process's memory on its device, without waiting for what the device still has to do.
+
+    Only pages that are pinned can be copied behind the program's back.
+    """
+    return (tensor.pin_memory() if can_pin(device) else tensor).to(device, non_blocking=True)
+
+
+def can_pin(device: torch.device) -> bool:
+    """Whether copies to the device from pinned memory run by themselves."""
+    return device.type in ("cuda", "xpu")
+
+
 def peak_memory_gib(device: torch.device) -> float:
     """Most memory used so far: the allocator's on an accelerator, the process's on a CPU."""
     if device.type == "cuda":

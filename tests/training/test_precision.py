@@ -30,25 +30,28 @@ def test_fp16_on_a_cpu_is_refused():
         precision.choose("fp16", CPU)
 
 
+GOOD, BAD = torch.tensor(True), torch.tensor(False)
+
+
 def test_the_loss_scale_halves_at_once_and_doubles_with_patience():
     scale = precision.LossScale(enabled=True, patience=3)
-    start = scale.scale
-    scale.update(False)
+    start = float(scale.scale)
+    scale.update(BAD)
     assert (scale.scale, scale.skipped, scale.skipped_in_a_row) == (start / 2, 1, 1)
     for _ in range(3):
-        scale.update(True)
+        scale.update(GOOD)
     assert (scale.scale, scale.skipped, scale.skipped_in_a_row) == (start, 1, 0)
 
 
 def test_the_loss_scale_survives_a_checkpoint():
     before = precision.LossScale(enabled=True)
-    for finite in (False, False, True):
+    for finite in (BAD, BAD, GOOD):
         before.update(finite)
     after = precision.LossScale(enabled=True)
     after.restore(before.state())
     assert after.state() == before.state()
     for _ in range(40):
-        before.update(False)
+        before.update(BAD)
     after.restore(before.state())  # a scale halved down to 1 stays there
     assert (after.scale, after.skipped_in_a_row) == (1.0, 40)
     plain = precision.LossScale(enabled=False)
@@ -58,5 +61,5 @@ def test_the_loss_scale_survives_a_checkpoint():
 
 def test_without_fp16_there_is_no_scale_but_skips_are_counted():
     scale = precision.LossScale(enabled=False)
-    scale.update(False)
+    scale.update(BAD)
     assert (scale.scale, scale.skipped) == (1.0, 1)

@@ -48,6 +48,12 @@ def _list_settings(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.option(
     "--allow-change", multiple=True, metavar="PATH", help="Identity setting that may differ on resume."
 )
+@click.option(
+    "--profile",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Time so many steps part by part, show a table, go on.",
+)
 @click.option("--dry-run", is_flag=True, help="Check and show everything, train and write nothing.")
 @click.option(
     "--list-settings",
@@ -68,6 +74,7 @@ def train(
     assignments: tuple[str, ...],
     allow_change: tuple[str, ...],
     dry_run: bool,
+    profile: int | None,
     unconditional: bool,
     init_from: str | None,
     maps: tuple[str, ...],
@@ -99,6 +106,7 @@ def train(
         stop_after=stopping.seconds(stop_after) if stop_after else None,
         allow_change=allow_change,
         dry_run=dry_run,
+        profile=profile,
     )
 
 

@@ -29,6 +29,7 @@ class Feed:
     flip: mirror images where the order says so. labels: "dataset", or "random" for labels that mean nothing,
     drawn per position. num_classes: of the networks; 0 gives labels 0. crop: None, or the side of a random
     crop. workers: threads of `stream`; "auto" takes what this process can use. prefetch: batches read ahead.
+    pinned: into memory that an accelerator copies from by itself.
     Raises UserError where order, data set, classes and crop do not belong together.
     """
 
@@ -43,11 +44,12 @@ class Feed:
         crop: int | None = None,
         workers: int | Literal["auto"] = "auto",
         prefetch: int = 2,
+        pinned: bool = False,
     ) -> None:
         self.dataset, self.order = dataset, order
         self.flip, self.labels, self.num_classes = flip, labels, num_classes
         self.workers = reading_threads() if workers == "auto" else workers
-        self.prefetch = prefetch
+        self.prefetch, self.pinned = prefetch, pinned
         self.size = dataset.resolution if crop is None else (crop, crop)
         # Which segments walk the data set at hand; the others' images are elsewhere.
         self._at_hand = np.array([s.sets[0].content_hash == dataset.content_hash for s in order.segments])
@@ -109,8 +111,9 @@ class Feed:
                 f"--data {self.dataset.path} holds other images than those of position {first:,}."
             )
         located = self.order.locate(positions)
-        images = np.empty((len(positions), *self.size, self.dataset.channels), np.uint8)
-        return _Job(located, images, self._labels_of(located))
+        shape = (len(positions), *self.size, self.dataset.channels)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
+        return _Job(located, pixels, pixels.numpy(), self._labels_of(located))
 
     def _labels_of(self, located: Located) -> np.ndarray:
         if self.num_classes == 0:
@@ -151,11 +154,12 @@ class _Job:
     """A batch in the making: what belongs into it, and where it is written."""
 
     located: Located
-    images: np.ndarray
+    pixels: torch.Tensor
+    images: np.ndarray  # the same memory
     labels: np.ndarray
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.from_numpy(self.images), torch.from_numpy(self.labels)
+        return self.pixels, torch.from_numpy(self.labels)
 
 
 def to_device(images: torch.Tensor, device: torch.device | str) -> torch.Tensor:

@@ -12,6 +12,8 @@ from torch import nn
 
 from gansmith.models import spectral
 from gansmith.training.distributed import World
+from gansmith.training.precision import LossScale
+from gansmith.training.profiling import unmarked
 
 # Ŵ may be channels_last while the buffer, like the master weights, is contiguous. Autograd then adds with a
 # strided read and warns that it does; the alternative is a second buffer of the size of the network.
@@ -27,6 +29,7 @@ class FlatGradients:
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
+        self.mark = unmarked  # told where time goes, when a step is profiled
         entries = spectral.effective_parameters(net)
         total = sum(leaf.numel() for _, _, leaf in entries)
         self.flat = torch.zeros(total, device=entries[0][2].device, dtype=entries[0][2].dtype)
@@ -39,13 +42,16 @@ class FlatGradients:
     def zero(self) -> None:
         self.flat.zero_()
 
-    def finish(self, world: World, scale: float) -> None:
+    def finish(self, world: World, scale: LossScale) -> None:
         """Sums over ranks, undoes the loss scale, and pulls dL/dŴ back to dL/dW."""
+        self.mark("reduction")
         world.sum(self.flat)
-        if scale != 1.0:
-            self.flat.mul_(1.0 / scale)
+        if scale.enabled:
+            self.flat.div_(scale.scale)
+        self.mark("spectral norm")
         spectral.pull_back(self.net)
 
-    def norm(self) -> float:
-        """Global norm; not finite exactly when some gradient on some rank was not (the sum carries it)."""
-        return torch.linalg.vector_norm(self.flat).item()
+    def norm(self) -> torch.Tensor:
+        """Global norm, on the device; not finite exactly when some gradient on some rank was not (the sum
+        carries it)."""
+        return torch.linalg.vector_norm(self.flat)

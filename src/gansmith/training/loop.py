@@ -5,7 +5,6 @@ over the ranks, pulls the spectral norm back, checks finiteness, and steps. One 
 everything.
 """
 
-import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -20,16 +19,17 @@ from gansmith.data.feed import Feed, to_device
 from gansmith.data.order import slices
 from gansmith.data.shards import Dataset
 from gansmith.errors import Diverged, Stopped
-from gansmith.hardware import peak_memory_gib
+from gansmith.hardware import peak_memory_gib, send
 from gansmith.models import spectral
 from gansmith.sampling import latents
 from gansmith.training import ema, saving, schedule, scoring
 from gansmith.training.distributed import World
 from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
 from gansmith.training.precision import Precision
+from gansmith.training.profiling import Mark, unmarked
 from gansmith.training.release import Rule
 from gansmith.training.runlog import Averages, RunLog
-from gansmith.training.state import Player, State
+from gansmith.training.state import State
 from gansmith.training.stopping import StopRequest
 
 
@@ -60,6 +60,7 @@ class Run:
     release: Rule
     scores: scoring.Scoring | None = None  # what eval.* asks for
     averages: Averages = field(default_factory=Averages)
+    mark: Mark = unmarked  # told which part of a step begins, when a step is profiled
 
 
 def train(run: Run, state: State) -> None:
@@ -78,6 +79,9 @@ def train(run: Run, state: State) -> None:
             # Due is what the last step passed a multiple of; at the end everything. No memory is needed.
             end = done and state.images_seen > before
             due = {kind: end or before // n != state.images_seen // n for kind, n in run.every.items()}
+            if any(due.values()) or stopping:
+                _check(run, state)
+            run.mark("logging")
             if due["status"]:
                 _status(run, state, (state.images_seen - seen_at_status) / max(now - last_status, 1e-9))
                 seen_at_status, last_status = state.images_seen, now
@@ -93,6 +97,7 @@ def train(run: Run, state: State) -> None:
                 where = f"stopped {run.stop.why()} at {state.images_seen:,} images; {saved}"
                 raise Stopped(where if run.world.is_main else "")
 
+            run.mark("step")
             before = state.images_seen
             _set_learning_rates(run, state)
             for _ in range(run.config.optim.d_steps):
@@ -105,6 +110,7 @@ def train(run: Run, state: State) -> None:
             state.fakes_seen += run.batch_g
             state.step += 1
 
+            run.mark("EMA")
             keep = ema.decay(
                 state.images_seen - before,
                 state.images_seen,
@@ -113,6 +119,7 @@ def train(run: Run, state: State) -> None:
                 start=run.ema_start,
             )
             ema.update(state.G_ema, state.G.net, keep)
+            run.mark("other")
     finally:
         reals.close()
 
@@ -129,26 +136,34 @@ def _phase(run: Run, letter: str, state: State, micro_batches: Iterator[MicroBat
 
     player.gradients.zero()
     losses = []
+    run.mark("data")
     for micro_batch in micro_batches:
+        run.mark("loss")
         with run.precision.autocast():
             loss, scalars = run.objective(letter, state.G.net, state.D.net, micro_batch)
-        (loss * (player.scale.scale / count)).backward()
+        run.mark("D backward")
+        (loss * player.scale.share(count)).backward()
+        run.mark("logging")
         run.averages.add(scalars)
         losses.append(loss.detach())
-    player.gradients.finish(run.world, player.scale.scale)
+        run.mark("data")
+    player.gradients.finish(run.world, player.scale)
 
+    run.mark("regularisation")
     strength = run.config.loss.ortho_d if letter == "d" else run.config.loss.ortho_g
     if strength:
         add_orthogonal_gradient(player.net, strength)
+    run.mark("optimizer")
     norm = player.gradients.norm()  # of the reduced sum: finite on one rank means finite on all
-    finite = math.isfinite(norm)
+    finite = norm.isfinite()
     player.scale.update(finite)
-    if finite:
-        player.adam.step()
-        spectral.refresh(player.net, run.config.spectral.iterations)
-        run.averages.add({f"gradient_norm_{letter}": torch.tensor(norm, device=run.world.device)})
-    elif player.scale.skipped_in_a_row > run.config.train.max_skipped:
-        _give_up(run, letter, state, player)
+    # The device itself leaves out a step that is not finite; the host learns of it in `_check`.
+    player.adam.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    player.adam.step()
+    run.mark("spectral norm")
+    spectral.refresh(player.net, run.config.spectral.iterations)
+    run.mark("logging")
+    run.averages.add({f"gradient_norm_{letter}": norm}, where=finite)
     return torch.stack(losses).mean()
 
 
@@ -162,15 +177,21 @@ def _release(run: Run, state: State, loss_d: torch.Tensor) -> None:
         run.log.event("released", **released)
 
 
-def _give_up(run: Run, letter: str, state: State, player: Player) -> None:
-    run.log.event("diverged", images_seen=state.images_seen, phase=letter)
-    raise Diverged(
-        f"{player.scale.skipped_in_a_row} {letter.upper()} steps in a row had non-finite gradients "
-        f"(train.max_skipped {run.config.train.max_skipped}) at {state.images_seen:,} images. The "
-        f"checkpoints below {run.checkpoints} are from before; go on with lower learning rates, e.g. "
-        f"--set optim.lr_g={run.config.optim.lr_g / 2:g} --set optim.lr_d={run.config.optim.lr_d / 2:g} "
-        "--allow-change optim.lr_g --allow-change optim.lr_d."
-    )
+def _check(run: Run, state: State) -> None:
+    """Ends a run that is stuck, before anything of it is written. The only place where a step's fate is
+    asked."""
+    for letter, player in (("d", state.D), ("g", state.G)):
+        skipped = int(player.scale.skipped_in_a_row)
+        if skipped > run.config.train.max_skipped:
+            run.log.event("diverged", images_seen=state.images_seen, phase=letter)
+            optim = run.config.optim
+            raise Diverged(
+                f"{skipped} {letter.upper()} steps in a row had non-finite gradients "
+                f"(train.max_skipped {run.config.train.max_skipped}) at {state.images_seen:,} images. The "
+                f"checkpoints below {run.checkpoints} are from before; go on with lower learning rates, e.g. "
+                f"--set optim.lr_g={optim.lr_g / 2:g} --set optim.lr_d={optim.lr_d / 2:g} "
+                "--allow-change optim.lr_g --allow-change optim.lr_d."
+            )
 
 
 def _reals(run: Run, start: int) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
@@ -193,7 +214,7 @@ def _micro_batches_d(
     for positions in slices(state.images_seen, batch, run.micro_batch, world.rank, world.size):
         images, labels = next(reals)
         z, y = _noise(run, "d", positions)
-        real_y = labels.to(world.device) if run.num_classes else None
+        real_y = send(labels, world.device) if run.num_classes else None
         yield MicroBatch(z, y, to_device(images, world.device), real_y)
 
 
@@ -207,7 +228,7 @@ def _micro_batches_g(run: Run, state: State) -> Iterator[MicroBatch]:
             shown = state.images_seen - run.config.train.batch
             images, labels = run.feed.read(positions - start + shown)
             real = to_device(images, world.device)
-            real_y = labels.to(world.device) if run.num_classes else None
+            real_y = send(labels, world.device) if run.num_classes else None
         yield MicroBatch(z, y, real, real_y)
 
 
@@ -223,7 +244,7 @@ def _noise(run: Run, name: str, positions: np.ndarray) -> tuple[torch.Tensor, to
     )
     y = run.drawn_classes[y] if run.num_classes else y
     device = run.world.device
-    return z.to(device), y.to(device) if run.num_classes else None
+    return send(z, device), send(y, device) if run.num_classes else None
 
 
 def _set_learning_rates(run: Run, state: State) -> None:
@@ -244,7 +265,7 @@ def _fade_in(run: Run, state: State) -> None:
 def _status(run: Run, state: State, rate: float) -> None:
     means = run.averages.take(run.world)
     sigmas = {"g": spectral.singular_values(state.G.net), "d": spectral.singular_values(state.D.net)}
-    skipped = state.G.scale.skipped + state.D.scale.skipped
+    skipped = int(state.G.scale.skipped + state.D.scale.skipped)
     row: dict[str, Any] = {
         "images_seen": state.images_seen,
         "epoch": state.order.epochs(state.images_seen),
@@ -266,5 +287,5 @@ def _status(run: Run, state: State, rate: float) -> None:
         },
     }
     if run.precision.dtype == torch.float16:
-        row |= {"scale_g": state.G.scale.scale, "scale_d": state.D.scale.scale}
+        row |= {"scale_g": float(state.G.scale.scale), "scale_d": float(state.D.scale.scale)}
     run.log.status(row)

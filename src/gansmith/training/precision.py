@@ -3,7 +3,7 @@
 import ctypes
 import platform
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,51 +69,49 @@ def keep_large_blocks() -> None:
     libc.mallopt(m_trim_threshold, -1)
 
 
-@dataclass
 class LossScale:
     """Dynamic loss scaling for fp16 (doubles after `patience` good steps, halves on a bad one); 1 elsewhere.
 
+    Everything lies on the device and changes there: a step never waits to hear whether it was a good one.
     Whole state, saved in checkpoints: scale, good_steps and the number of skipped steps.
     """
 
-    enabled: bool
-    scale: float = field(default=-1.0)
-    good_steps: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    patience: int = 2000
+    def __init__(self, enabled: bool, device: torch.device | str = "cpu", patience: int = 2000) -> None:
+        self.enabled, self.patience = enabled, patience
+        self.scale = torch.tensor(65536.0 if enabled else 1.0, dtype=torch.float32, device=device)
+        self.good_steps, self.skipped, self.skipped_in_a_row = torch.zeros(
+            3, dtype=torch.int64, device=device
+        ).unbind()
 
-    def __post_init__(self) -> None:
-        if self.scale < 0:
-            self.scale = 65536.0 if self.enabled else 1.0
+    def share(self, count: int) -> torch.Tensor | float:
+        """What a micro-batch's mean loss is multiplied by before its backward: scale / count."""
+        return self.scale / count if self.enabled else 1.0 / count
 
-    def update(self, finite: bool) -> None:
-        if not finite:
-            self.skipped += 1
-            self.skipped_in_a_row += 1
-            self.good_steps = 0
-            if self.enabled:
-                self.scale = max(self.scale / 2, 1.0)
-            return
-        self.skipped_in_a_row = 0
-        self.good_steps += 1
-        if self.enabled and self.good_steps >= self.patience:
-            self.scale *= 2
-            self.good_steps = 0
+    def update(self, finite: torch.Tensor) -> None:
+        """Takes note of a step. finite: bool, on the device."""
+        bad = ~finite
+        self.skipped.add_(bad)
+        self.skipped_in_a_row.add_(1).mul_(bad)
+        self.good_steps.add_(1).mul_(finite)
+        if self.enabled:
+            enough = self.good_steps >= self.patience
+            self.scale.mul_(torch.where(bad, 0.5, torch.where(enough, 2.0, 1.0))).clamp_min_(1.0)
+            self.good_steps.mul_(~enough)
 
     def state(self) -> dict[str, float]:
+        """Plain numbers; waits for the device."""
         return {
             "enabled": self.enabled,
-            "scale": self.scale,
-            "good_steps": self.good_steps,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
+            "scale": float(self.scale),
+            "good_steps": int(self.good_steps),
+            "skipped": int(self.skipped),
+            "skipped_in_a_row": int(self.skipped_in_a_row),
         }
 
     def restore(self, state: dict[str, float]) -> None:
         """Takes over counters; the scale only where it is in use (the precision may have changed)."""
-        self.skipped = int(state["skipped"])
-        self.skipped_in_a_row = int(state["skipped_in_a_row"])
-        self.good_steps = int(state["good_steps"])
+        self.skipped.fill_(int(state["skipped"]))
+        self.skipped_in_a_row.fill_(int(state["skipped_in_a_row"]))
+        self.good_steps.fill_(int(state["good_steps"]))
         if self.enabled and state["enabled"]:
-            self.scale = float(state["scale"])
+            self.scale.fill_(float(state["scale"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gansmith import config as configuration
-from gansmith import environment, files
+from gansmith import environment, files, hardware
 from gansmith.config import Config, images
 from gansmith.data import open_dataset
 from gansmith.data.feed import Feed
@@ -22,6 +22,7 @@ from gansmith.training import (
     initial,
     objectives,
     precision,
+    profiling,
     release,
     resuming,
     rundir,
@@ -47,12 +48,14 @@ def train(
     stop_after: float | None = None,
     allow_change: Sequence[str] = (),
     dry_run: bool = False,
+    profile: int | None = None,
 ) -> Path:
     """Trains a GAN, or goes on with the run in `out`. Returns the run's folder.
 
     data: any source of docs/data.md. preset: a recipe. settings: dotted path → value, over preset and file.
     checkpoint_dir: None is OUT/checkpoints. stop_after: seconds. allow_change: identity settings that may
-    differ on resume. Raises UserError (nothing was written), Stopped (saved, resumable) or Diverged.
+    differ on resume. profile: so many steps are timed, part by part. Raises UserError (nothing was written),
+    Stopped (saved, resumable) or Diverged.
     """
     overrides = dict(settings or {})
     if data is not None:
@@ -114,6 +117,8 @@ def train(
             _write_description(run, state, origins)
         _say_how_it_starts(run, state, saved)
         run.stop, run.scores = StopRequest(stop_after), scores
+        if profile:
+            profiling.start(run, state, profile)
         with run.stop.listening():
             training.train(run, state)
         log.say(
@@ -169,6 +174,7 @@ def _ready(
             num_classes=num_classes,
             crop=config.model.resolution if config.data.random_crop else None,
             workers=config.data.workers,
+            pinned=hardware.can_pin(world.device),
         ),
         objective=objectives.find(config.loss.objective),
         log=log,

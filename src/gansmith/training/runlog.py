@@ -98,16 +98,20 @@ class Averages:
 
     def __init__(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, torch.Tensor | int] = {}
 
-    def add(self, values: dict[str, torch.Tensor]) -> None:
+    def add(self, values: dict[str, torch.Tensor], where: torch.Tensor | None = None) -> None:
+        """where: a bool on the device; False leaves these values out."""
         for key, value in values.items():
             value = value.float()
+            if where is not None:
+                value = torch.where(where, value, 0.0)
             self.sums[key] = self.sums[key] + value if key in self.sums else value
-            self.counts[key] = self.counts.get(key, 0) + 1
+            self.counts[key] = self.counts.get(key, 0) + (1 if where is None else where.long())
 
     def take(self, world: World) -> dict[str, float]:
-        """The means over all ranks since the last call. All ranks must call it together."""
+        """The means over all ranks since the last call, NaN where all was left out. All ranks must call it
+        together."""
         if not self.sums:
             return {}
         keys = sorted(self.sums)

@@ -199,7 +199,9 @@ def _player(
     trained = [parameter for name, parameter in net.named_parameters() if name not in frozen]
     adam = torch.optim.Adam(trained, lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
     gradients = FlatGradients(net)
-    return Player(net, adam, gradients, LossScale(enabled=scaled), freezing.tensors(net, frozen))
+    return Player(
+        net, adam, gradients, LossScale(scaled, gradients.flat.device), freezing.tensors(net, frozen)
+    )
 
 
 def _seed(*parts: object) -> int:
