@@ -36,6 +36,7 @@ def _network(path: Path) -> Iterator[Row]:
         yield "run", str(path)
         yield "snapshots", _listed(snapshots)
         yield "checkpoints", _listed(checkpoints)
+        yield from _progress(path, checkpoints)
         if not snapshots and not checkpoints:
             return
     file = snapshot.find(path)
@@ -48,6 +49,20 @@ def _network(path: Path) -> Iterator[Row]:
     )
     folder = file.parent if kind == "checkpoint" else file
     yield "files", ", ".join(f"{name} {_size(size)}" for name, size in _files(folder))
+
+
+def _progress(path: Path, checkpoints: list[Path]) -> Iterator[Row]:
+    """How far the newest checkpoint is, and whether that is the end: what a launch script asks."""
+    from gansmith import config as configuration
+
+    file = checkpoints[-1] / "state.json" if checkpoints else path
+    if not file.is_file() or not (path / "config.yaml").is_file():
+        return
+    record = json.loads(file.read_text(encoding="utf-8"))
+    duration = configuration.load(file=path / "config.yaml")[0].train.duration
+    seen, goal = record["images_seen"], configuration.images(duration, record["data"]["images"] or 1 << 40)
+    end = "finished" if seen >= goal else f"unfinished: gansmith train --out {path} goes on"
+    yield "progress", f"{seen:,} of {goal:,} images, {end}"
 
 
 def _described(described: dict[str, Any], other_place: str) -> Iterator[Row]:

@@ -165,9 +165,9 @@ def _agree(store: dist.Store, rank: int, size: int) -> str:
             names = _read(store, [f"name/{other}" for other in range(size)])
             if None not in names:
                 store.set("names", " ".join(map(str, names)))
-        names = (_read(store, ["names"])[0] or "").split()
-        if len(names) == size and names[rank] == mine:  # else they are of an earlier start
-            together = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+        read = (_read(store, ["names"])[0] or "").split()
+        if len(read) == size and read[rank] == mine:  # else they are of an earlier start
+            together = hashlib.sha256(" ".join(read).encode()).hexdigest()[:16]
             store.set(f"confirmed/{rank}", together)
             if rank == 0 and set(_read(store, [f"confirmed/{other}" for other in range(size)])) == {together}:
                 store.set("together", together)
