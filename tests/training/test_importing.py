@@ -3,6 +3,7 @@ tensor.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,28 @@ def test_everything_that_training_needs_is_in_the_checkpoint(folder: Path, tmp_p
     # 0.9999 a step of 16 images: half after 6931.1 steps
     assert config.ema.half_life == pytest.approx(6931.1 * 16, rel=1e-4)
     assert origins
+
+
+def test_another_batch_for_what_is_to_come_rescales_no_history(folder: Path, tmp_path: Path) -> None:
+    importing.write(open_any(folder), tmp_path / "run", {"train.batch": 32})
+    record = same_as_source(tmp_path / "run", folder)
+    config = configuration.load(file=tmp_path / "run/config.yaml")[0]
+    assert (config.train.batch, record["images_seen"], record["step"]) == (32, 5 * 4 * 2 * 2, 5)
+    assert config.train.duration == 80 + importing.MORE
+
+
+def test_an_average_of_unknown_decay_is_kept_as_its_program_would(folder: Path, tmp_path: Path) -> None:
+    """Our ramp would forget it: after few images its half-life is that of even fewer."""
+    shutil.copytree(folder, tmp_path / "weights")
+    lacking = {key: value for key, value in CONFIG.items() if not key.startswith("ema")}
+    torch.save({"itr": ITERATIONS, "config": lacking}, tmp_path / "weights/state_dict.pth")
+    written = importing.write(open_any(tmp_path / "weights"), tmp_path / "run")
+    config = configuration.load(file=tmp_path / "run/config.yaml")[0]
+    assert config.ema.half_life == pytest.approx(6931.1 * 16, rel=1e-4)
+    assert (config.ema.ramp, config.ema.start) == (None, 0)
+    assert any("decay is not known: 0.9999 a step" in note for note in written.notes)
+    importing.write(open_any(tmp_path / "weights"), tmp_path / "own", {"ema.ramp": 0.1})
+    assert configuration.load(file=tmp_path / "own/config.yaml")[0].ema.ramp == 0.1
 
 
 @pytest.mark.parametrize("name", ["biggan-64", "biggan-32-unshared", "biggan-deep-64"])

@@ -5,6 +5,7 @@ what the source says of its recipe; its data are unknown until `gansmith train -
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,10 @@ from gansmith.weights import convert, snapshot
 from gansmith.weights.imported import Imported
 
 MORE = 20_000_000  # images that an imported run goes on for, unless told otherwise
-BATCH = 64  # images per step of the author's program where nothing else is said
+# The author's program, where nothing else is said:
+BATCH = 64  # images per step
+DECAY = 0.9999  # of the average, a step
+HALF_OF_AVERAGE = math.log(0.5) / math.log(DECAY)  # steps
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,9 @@ def write(imported: Imported, dest: Path, settings: Mapping[str, Any] | None = N
             notes.append(f"only to draw from: {_lacking(imported)}")
             return Written(dest, False, notes)
         config, origins, notes = _configuration(imported, settings or {})
-        imported.images_seen = _images_seen(imported, config, notes)
+        imported.images_seen = _images_seen(imported, config)
+        step = f"{imported.step or 0:,} steps of G"
+        notes.append(f"{step} and {imported.images_seen:,} images are behind it")
         imported.info |= {"images_seen": imported.images_seen, "config": config.model_dump(mode="json")}
         name = f"{checkpoints.name(imported.images_seen)}.safetensors"
         with files.replacing_folder(dest) as folder:
@@ -155,9 +161,14 @@ def _configuration(
         raise UserError(f"--set {wrong[0]}: the networks have {found[wrong[0]]}; leave it out.")
     if found.get("init.generator") or found.get("init.discriminator"):
         found["init.source"] = str(imported.source.resolve())
-    begun = (imported.step or 0) * config.train.batch * config.optim.d_steps
+    if imported.G_raw is not None and "ema.half_life" not in {**recipe, **settings}:
+        # No ramp either, which would throw away the average that came with it.
+        half_life = round(HALF_OF_AVERAGE * config.train.batch * config.optim.d_steps)
+        of_average = {"ema.half_life": half_life, "ema.ramp": None, "ema.start": 0}
+        found |= {path: value for path, value in of_average.items() if path not in settings}
+        notes.append(f"the average's decay is not known: {DECAY} a step, its program's default")
     if "train.duration" not in settings:
-        found["train.duration"] = begun + MORE
+        found["train.duration"] = _images_seen(imported, config) + MORE
         notes.append(f"it goes on for {MORE // 1_000_000}M images; otherwise --set train.duration=…")
     config = configuration.from_flat(configuration.flat(config) | found)
     label = imported.source_format
@@ -167,13 +178,11 @@ def _configuration(
     return config, origins, notes
 
 
-def _images_seen(imported: Imported, config: Config, notes: list[str]) -> int:
-    step = imported.step or 0
-    seen = step * config.train.batch * config.optim.d_steps
-    notes.append(
-        f"{seen:,} images seen: {step:,} steps × {config.optim.d_steps} of D × {config.train.batch} images"
-    )
-    return seen
+def _images_seen(imported: Imported, config: Config) -> int:
+    """By the batch of the past: one that is set for what is to come rescales no history."""
+    if imported.images_seen is not None:
+        return imported.images_seen
+    return (imported.step or 0) * config.train.batch * config.optim.d_steps
 
 
 def _save_checkpoint(folder: Path, imported: Imported, config: Config) -> None:
