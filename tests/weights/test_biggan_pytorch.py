@@ -157,6 +157,8 @@ def test_files_in_other_dress_are_the_same_network(tmp_path: Path, model: str, k
         {"G_shared": False, "hier": False},
         {"hier": False},
         {"D_wide": False, "G_attn": "0", "D_attn": "0"},
+        # its first block is as wide as a thin one: both have the 3 channels of the image
+        {"D_wide": False, "D_ch": 3, "resolution": 64, "dim_z": 10, "G_attn": "0", "D_attn": "0"},
         {"resolution": 64, "D_attn": "32", "G_attn": "32_64", "dim_z": 10},
         {"resolution": 64, "model": "BigGANdeep", "G_depth": 3, "D_depth": 2, "D_attn": "32_16"},
         {"resolution": 512, "G_ch": 1, "D_ch": 1, "G_attn": "64", "D_attn": "64", "dim_z": 8},
@@ -180,6 +182,15 @@ def test_any_settings_are_read_with_and_without_the_configuration(tmp_path: Path
         for key in ("family", "resolution", "num_classes", "ch", "attention", "spectral"):
             assert net.kwargs[key] == twin.kwargs[key], key
     assert told.info["ema"] is False
+
+
+def test_config_json_says_what_state_dict_does_not(tmp_path: Path) -> None:
+    author_file(tmp_path / "G.pth", built(CONFIG)[0])
+    torch.save({"itr": 1, "config": {"BN_eps": 1e-3, "resolution": 32}}, tmp_path / "state_dict.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"BN_eps": 1e-4, "SN_eps": 1e-3}))
+    G = read(tmp_path).G
+    assert G is not None
+    assert (G.kwargs["bn_eps"], G.kwargs["sn_eps"]) == (1e-3, 1e-3)
 
 
 def test_lengths_follow_the_authors_rules() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,17 @@ def test_other_sizes_and_places_of_attention_are_read(tmp_path: Path, changes: d
     with torch.no_grad():
         torch.testing.assert_close(imported.G(z, y), G(z, y), atol=1e-6, rtol=0)
     assert imported.G.kwargs["attention_blocks"] == changes.get("attention_blocks")
+
+
+def test_attention_before_the_first_block_is_refused(shared_dir: Path, tmp_path: Path) -> None:
+    golden = shared_dir / "golden" / "hf-biggan-deep-128"
+    shutil.copy(golden / "config.json", tmp_path)
+    state = torch.load(golden / "pytorch_model.bin", weights_only=True)
+    numbers = {i: i + 1 if i < 8 else 0 if i == 8 else i for i in range(11)}
+    moved = {
+        re.sub(r"layers\.(\d+)", lambda match: f"layers.{numbers[int(match[1])]}", name): value
+        for name, value in state.items()
+    }
+    torch.save(moved, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="attention stands before its first block"):
+        read(tmp_path)

@@ -238,7 +238,7 @@ def _given_config(
 ) -> dict[str, Any]:
     folder = path if path.is_dir() else path.parent
     file = folder / "config.json"
-    own = author_config.from_json(file) if file.is_file() and not record.get("config") else {}
+    own = author_config.from_json(file) if file.is_file() else {}
     return own | dict(record.get("config") or {}) | dict(config or {})
 
 

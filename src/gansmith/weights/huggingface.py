@@ -137,6 +137,8 @@ def _settings(
         raise UserError(
             f"{file}: its layers make images of {resolution} px, config.json says {config['output_dim']}."
         )
+    if positions and attended and min(attended) < positions[0]:
+        raise UserError(f"{file}: attention stands before its first block, which is not built here.")
     blocks = [positions.index(max(p for p in positions if p < place)) for place in attended]
     eps = float(config.get("eps", EPS))
     kwargs = {

@@ -88,14 +88,14 @@ def discriminator(state: State) -> dict[str, Any]:
     resolution, ch, table = _discriminator_table(widths, deep)
     attended = [i for i in range(stages) if f"blocks.{i}.{depth}.gamma" in state]
     embed = state.get("embed.weight")
-    hidden = _shape(state, "blocks.0.0.conv1.weight")[0]
+    hidden = [_shape(state, f"blocks.{i}.0.conv1.weight")[0] for i in range(stages)]
     found: dict[str, Any] = {
         "family": "biggan-deep" if deep else "biggan",
         "resolution": resolution,
         "num_classes": 0 if embed is None else embed.shape[0],
         "channels": stem[1],
         "ch": ch,
-        "wide": deep or hidden == widths[0],
+        "wide": deep or hidden == widths,
         "depth": depth if deep else 2,
         "spectral": any(name.endswith((".u0", ".u")) for name in state),
     }
