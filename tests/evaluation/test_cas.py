@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gansmith.evaluation.cas import classification_accuracy_score
+from gansmith.evaluation.cas import Budget, classification_accuracy_score
 
 
 def colours(n: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -18,7 +18,7 @@ def colours(n: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
 def score(fakes: torch.Tensor, labels: np.ndarray, **options: int):
     reals, real_labels = colours(90, seed=9)
     return classification_accuracy_score(
-        fakes, labels, reals, real_labels, 3, steps=20, width=4, device="cpu", **options
+        fakes, labels, reals, real_labels, 3, budget=Budget(steps=20), width=4, device="cpu", **options
     )
 
 

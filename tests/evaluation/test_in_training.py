@@ -70,7 +70,7 @@ def test_the_best_snapshot_outlives_retention(tiny: Start, monkeypatch: pytest.M
 def test_a_failing_evaluation_is_a_warning(tiny: Start, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     from gansmith.evaluation import frechet
 
-    def broken(*_: Any) -> float:
+    def broken(*_: Any, **__: Any) -> float:
         raise MemoryError("no room for a covariance")
 
     monkeypatch.setattr(frechet, "frechet_distance", broken)

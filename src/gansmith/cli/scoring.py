@@ -12,6 +12,7 @@ from gansmith.config import images as amount
 from gansmith.errors import UserError
 
 if TYPE_CHECKING:
+    from gansmith.evaluation.cas import Budget
     from gansmith.evaluation.evaluate import Evaluation, Manner
     from gansmith.evaluation.protocol import Result
     from gansmith.training.distributed import World
@@ -57,7 +58,12 @@ def scoring_options(function: Function) -> Function:
 
 
 def metrics_option(function: Function) -> Function:
-    """--metrics"""
+    """--metrics, and what only some of them ask."""
+    function = click.option(
+        "--cas-budget",
+        metavar="N|TIME",
+        help="Of the classifier of cas: 2000 updates, or 90s, 10m (not repeatable). [12 epochs]",
+    )(function)
     return click.option(
         "--metrics",
         default="",
@@ -98,7 +104,23 @@ def prepare(target: str, options: dict[str, Any], manner: "Manner") -> "Evaluati
     options["metrics"] = [name for name in options["metrics"].split(",") if name]
     for name in ("num", "num_real"):
         options[name] = _amount(name, options[name])
+    if budget := options.pop("cas_budget", None):
+        options["cas"] = _budget(budget)
     return prepare(target, options.pop("data"), manner=manner, **options)
+
+
+def _budget(text: str) -> "Budget":
+    from gansmith.evaluation.cas import Budget
+    from gansmith.training import stopping
+
+    if text.isdecimal() and int(text) > 0:
+        return Budget(steps=int(text))
+    found = 0.0 if text[-1:].isdecimal() else stopping.seconds(text, "--cas-budget")
+    if not found:
+        raise UserError(
+            f"--cas-budget {text!r}: write a number of updates such as 2000, or a time: 90s, 10m."
+        )
+    return Budget(seconds=found)
 
 
 def _amount(name: str, text: str | None) -> int | None:

@@ -125,7 +125,7 @@ def watch(
 
     Those scored before, with the same protocol, are left out. Ctrl-C ends it: exit code 3, goes on later.
     """
-    from gansmith.evaluation import best
+    from gansmith.evaluation import best, pictures
     from gansmith.evaluation import metrics as table
     from gansmith.evaluation.watch import watch as watching
 
@@ -134,10 +134,11 @@ def watch(
     names = [name for name in options["metrics"].split(",") if name]
     if best_by is not None:
         best_by = table.product(best_by, table.find(names) if names else None)
-    with working(options.pop("device"), run / "evaluation") as (manner, world, _):
+    with working(options.pop("device"), run / "evaluation") as (manner, world, stop):
 
         def keep(file: Path, results: list["Result"], seconds: float) -> None:
             record(run, file, results, seconds, world)
+            pictures.prune(run)
             manner.say(f"{file.stem}: " + "  ".join(f"{each.name} {show(each)}" for each in results))
             if best_by is not None and (said := best.update(run, best_by)):
                 manner.say(said)
@@ -148,6 +149,7 @@ def watch(
             run,
             lambda file: prepare(str(file), dict(options), manner),
             keep,
+            stop.asked,
             seed=seed,
             repeats=repeats,
             until_finished=until_finished,
@@ -209,7 +211,7 @@ def train_classifier(
             dataset.labels[training],
             dataset.num_classes,
             steps=steps,
-            seconds=stopping.seconds(budget) if budget else None,
+            seconds=stopping.seconds(budget, "--budget") if budget else None,
             seed=seed,
             device=device,
             progress=advanced,

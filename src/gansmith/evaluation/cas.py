@@ -20,6 +20,19 @@ from gansmith.evaluation.classifier import (
 
 
 @dataclass(frozen=True)
+class Budget:
+    """How long the classifier is trained: steps, or seconds of wall clock (not repeatable); None for both:
+    `default_steps`.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+
+USUAL = Budget()
+
+
+@dataclass(frozen=True)
 class Score:
     """accuracy: on the reals, after training on the fakes. num_fake: images trained on. steps: taken."""
 
@@ -35,29 +48,40 @@ def classification_accuracy_score(
     real_labels: np.ndarray,
     num_classes: int,
     *,
-    steps: int | None = None,
+    budget: Budget = USUAL,
     seed: int = 0,
     mirror: bool | None = None,
     width: int = 16,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Score:
-    """Trains the classifier of `evaluation/classifier.py` on fakes for a number of steps (None:
-    `default_steps`) and tests it on reals; seeded, repeatable on the same machine.
+    """Trains the classifier of `evaluation/classifier.py` on fakes and tests it on reals; seeded, and with
+    a budget of steps repeatable on the same machine.
 
     fakes, reals: uint8 (n, C, H, W), or read as such; labels: int (n,). Compare only scores of equal steps,
     counts and tests; training the same way on as many reals gives the value to hold them against.
     """
-    steps = default_steps(len(fake_labels)) if steps is None else steps
+    steps = budget.steps
+    if steps is None and budget.seconds is None:
+        steps = default_steps(len(fake_labels))
+    taken = 0
+
+    def advanced(done: int, total: int | None, loss: float) -> None:
+        nonlocal taken
+        taken = done
+        if progress is not None:
+            progress(done, total, loss)
+
     net = train_classifier(
         fakes,
         fake_labels,
         num_classes,
         steps=steps,
+        seconds=budget.seconds,
         seed=seed,
         mirror=mirror,
         width=width,
         device=device,
-        progress=progress,
+        progress=advanced,
     )
-    return Score(accuracy(net, reals, real_labels), len(fake_labels), steps)
+    return Score(accuracy(net, reals, real_labels), len(fake_labels), taken)

@@ -57,15 +57,23 @@ def load(path: str | Path) -> list[Result]:
 
 
 def read_rows(text: str) -> list[dict[str, Any]]:
-    """The evaluations among the lines of a metrics.jsonl; a line that a kill cut short is passed over."""
-    rows = []
+    """The evaluations among the lines of a metrics.jsonl; a line that a kill cut short is passed over.
+
+    Those of snapshots beyond the place that a run went back to are left out: it makes them anew.
+    """
+    rows: list[dict[str, Any]] = []
     for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and row.get("type") == "evaluation":
+        if not isinstance(row, dict):
+            continue
+        if row.get("type") == "evaluation" and isinstance(row.get("results"), list):
             rows.append(row)
+        elif row.get("type") in ("start", "resume", "rollback"):
+            here = row.get("images_seen")
+            rows = [each for each in rows if here is None or each.get("images_seen", 0) <= here]
     return rows
 
 

@@ -63,16 +63,39 @@ def _kwargs(generator: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def labels_for(D: nn.Module, dataset: Dataset, classes: list[str]) -> np.ndarray | None:
+    """int64 (n,): the class of every image as D numbers it; None for a D without classes.
+
+    classes: their names in D's order; [] where D learnt random classes, which every image gets then. Raises
+    UserError for images of classes that D does not know.
+    """
+    if not (num_classes := getattr(D, "kwargs", {}).get("num_classes")):
+        return None
+    if not classes:
+        return np.arange(len(dataset)) % num_classes
+    numbers = {name: number for number, name in enumerate(classes)}
+    unknown = [info.name for info in dataset.classes if info.count and info.name not in numbers]
+    if unknown:
+        raise UserError(
+            f"{dataset.path} has classes that D does not know: {', '.join(unknown[:5])}; leave d-gap out of "
+            f"--metrics, or give images of its own classes: {', '.join(classes[:5])}"
+            f"{', …' if len(classes) > 5 else '.'}"
+        )
+    return np.array([numbers.get(info.name, -1) for info in dataset.classes])[dataset.labels]
+
+
 @torch.no_grad()
-def logits(D: nn.Module, dataset: Dataset, indices: np.ndarray, device: torch.device) -> np.ndarray:
-    """float32 (n,): what D says of these images with their own labels."""
+def logits(
+    D: nn.Module, dataset: Dataset, indices: np.ndarray, device: torch.device, *, classes: list[str]
+) -> np.ndarray:
+    """float32 (n,): what D says of these images with their own labels. classes: as of `labels_for`."""
+    numbers = labels_for(D, dataset, classes)
     D.to(device)
     spectral.refresh(D, iterations=0)  # moving drops the normalised weights
-    conditional = bool(getattr(D, "kwargs", {}).get("num_classes"))
     parts = []
     for first in range(0, len(indices), BATCH):
         here = indices[first : first + BATCH]
         images = to_device(torch.from_numpy(dataset.read(here)), device)
-        labels = torch.from_numpy(dataset.labels[here]).to(device) if conditional else None
+        labels = None if numbers is None else torch.from_numpy(numbers[here]).to(device)
         parts.append(D(images, labels).float().flatten().cpu().numpy())
     return np.concatenate(parts)

@@ -12,6 +12,7 @@ import torch
 from gansmith.evaluation.arrays import checked_pair, some
 from gansmith.evaluation.neighbours import Neighbours, nearest_others
 
+DIGEST = 16  # bytes that stand for an image
 NEAR = 0.25  # of the reals' median nearest-neighbour distance: images that people take for the same
 
 
@@ -67,12 +68,13 @@ def near_duplicates(
     )
 
 
-def digests(images: np.ndarray) -> list[bytes]:
-    """A 16-byte digest of each image's pixels. images: uint8 (n, …), equal shapes for comparable digests."""
+def digests_of(images: np.ndarray) -> np.ndarray:
+    """uint8 (n, 16): a digest of each image's pixels. images: uint8 (n, …), of one shape where compared."""
     assert images.dtype == np.uint8, f"images are {images.dtype}, not uint8"
-    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+    found = b"".join(hashlib.blake2b(image.tobytes(), digest_size=DIGEST).digest() for image in images)
+    return np.frombuffer(found, np.uint8).reshape(-1, DIGEST)
 
 
-def exact_duplicate_rate(of: list[bytes]) -> float:
-    """Share of images that repeat an earlier one: 1 − different / all. of: `digests` of all images."""
-    return 1 - len(set(of)) / len(of) if of else 0.0
+def exact_duplicate_rate(digests: np.ndarray) -> float:
+    """Share of images that repeat an earlier one: 1 − different / all. digests: of all images."""
+    return 1 - len({row.tobytes() for row in digests}) / len(digests) if len(digests) else 0.0

@@ -19,16 +19,17 @@ from gansmith import hardware
 from gansmith.data.progress import Progress, duration
 from gansmith.data.shards import Dataset
 from gansmith.errors import Stopped, UserError
-from gansmith.evaluation import critic, protocol
+from gansmith.evaluation import costs, critic, protocol
 from gansmith.evaluation import metrics as table
-from gansmith.evaluation.fakes import fake_features
+from gansmith.evaluation.cas import USUAL, Budget
+from gansmith.evaluation.fakes import Fakes, fake_features
 from gansmith.evaluation.features import FeatureNetwork, default, find
 from gansmith.evaluation.featureset import FeatureSet
 from gansmith.evaluation.pictures import Pictures
 from gansmith.evaluation.protocol import Result, Score
 from gansmith.evaluation.ranks import Alone, Ranks
 from gansmith.evaluation.reals import open_reference
-from gansmith.evaluation.reference import chosen, is_cached, reference_features
+from gansmith.evaluation.reference import chosen, reference_features
 from gansmith.evaluation.subjects import Images, Reference, Subjects
 from gansmith.evaluation.targets import NetworkTarget, Target, name_of, open_target
 from gansmith.sampling.sampler import arithmetic
@@ -71,12 +72,14 @@ class Evaluation:
     manner: Manner
     held_out: Dataset | None = None
     discriminator: nn.Module | None = None
+    cas: Budget = USUAL
     references: dict[int, Reference] = field(default_factory=dict)
 
     def run(self, seed: int = 0, repeats: int = 1) -> list[Result]:
         """All scores, on every rank. Raises Stopped where asked to stop, UserError for broken images."""
         with torch.random.fork_rng(devices=[]), hardware.full_fp32():
-            self.manner.say(self.expected(repeats))
+            for line in self._on_main(lambda: [costs.expected(self, repeats)]):
+                self.manner.say(line)
             passes = [self.once(seed + repeat) for repeat in range(repeats)]
         return self._on_main(lambda: protocol.results(passes, self.protocol(seed, repeats)))
 
@@ -92,13 +95,15 @@ class Evaluation:
             classes=self.dataset.classes,
             stop=self.manner.stop,
             show=self.manner.show,
+            keep="cas" in self.metrics,
         )
 
         def scores() -> list[Score]:
+            images = self._images(seed, fakes)
             return [
                 score
-                for network, reference, fake in zip(self.networks, references, fakes)
-                for score in self._scores(Subjects(network, reference, fake, seed, self._images(seed)))
+                for network, reference, fake in zip(self.networks, references, fakes.features)
+                for score in self._scores(Subjects(network, reference, fake, seed, images))
             ]
 
         return self._on_main(scores)
@@ -137,13 +142,23 @@ class Evaluation:
         finally:
             progress.close()
 
-    def _images(self, seed: int) -> Images:
+    def _images(self, seed: int, fakes: Fakes) -> Images:
         folder, pictures = self.manner.pictures, None
         if folder is not None:
             stem = self.target.path.stem if self.target.run is None else name_of(self.target.file)
             rows = chosen(self.dataset, self.num_real)
             pictures = Pictures(folder, stem, self.target, self.dataset, rows, seed, self.num)
-        return Images(self.target, self.dataset, self.held_out, self.discriminator, pictures)
+        small = None if fakes.small is None else torch.from_numpy(fakes.small)
+        return Images(
+            self.target,
+            self.dataset,
+            self.held_out,
+            self.discriminator,
+            pictures,
+            fakes.digests,
+            small,
+            self.cas,
+        )
 
     def _on_main(self, work: Callable[[], list], shared: bool = True) -> list:
         """What rank 0 found, on all ranks (or on rank 0 alone); what stopped it stops all."""
@@ -179,32 +194,6 @@ class Evaluation:
                     found |= {(product, scope) for product in table.METRICS[name].yields}
         return found
 
-    def expected(self, repeats: int = 1) -> str:
-        """How long it will take, from a few images that are made for this sentence alone."""
-        few = min(self.num, self.target.chunk_size)
-        images = self.target.chunk(0, seed=0, num=few).images
-        started = time.monotonic()
-        images = self.target.chunk(0, seed=0, num=few).images
-        fakes, reals = (time.monotonic() - started) / few, 0.0
-        for network in self.networks:
-            network(images[:2])  # what only a first call does is not what the others take
-            started = time.monotonic()
-            network(images)
-            took = (time.monotonic() - started) / few
-            fakes += took
-            if not is_cached(self.dataset, network, self.num_real):
-                reals += took * self.num_real
-        fakes *= self.num * repeats / self.ranks.size
-        again = f" × {repeats} seeds" if repeats > 1 else ""
-        of_reals = (
-            f"{self.num_real:,} reals {duration(reals)}" if reals else f"{self.num_real:,} reals are known"
-        )
-        return (
-            f"expected {duration(fakes + reals)}, and then the scores: {self.num:,} images{again} "
-            f"{duration(fakes)}, {of_reals} ({', '.join(net.name for net in self.networks)} on "
-            f"{self.ranks.device})"
-        )
-
     def protocol(self, seed: int, repeats: int) -> dict[str, Any]:
         """All that decided the numbers and is the same for all scores of one feature network."""
         return {
@@ -234,6 +223,7 @@ def prepare(
     truncation_kind: str = "resample",
     split: str = "train",
     held_out: str | Path | None = None,
+    cas: Budget = USUAL,
     device: str | torch.device | None = None,
     precision: str = "fp32",
     manner: Manner | None = None,
@@ -263,17 +253,20 @@ def prepare(
         networks=list(features),
         metrics=[],
         num=_number(num, opened, manner),
-        num_real=min(num_real or len(dataset), len(dataset)),
+        num_real=len(chosen(dataset, num_real)),
         split=split,
         labels=opened.follow(dataset.classes),
         ranks=ranks,
         manner=manner,
+        cas=cas,
     )
     if held_out is not None:
         evaluation.held_out = open_reference(str(held_out), opened, aloud=ranks.is_main)
         if isinstance(opened, NetworkTarget):
             evaluation.discriminator = critic.open_discriminator(opened.file)
     evaluation.metrics = _possible(metrics, evaluation)
+    if evaluation.held_out is not None:
+        _check_classes(evaluation, evaluation.held_out)
     return evaluation
 
 
@@ -314,8 +307,8 @@ def evaluate(
     the result. options: metrics (names; none is the usual ones), features (`auto`, `inception`,
     `effnet-lite0`, …; several with commas), weights and resizer (of the feature network), num (fakes; None
     is 50,000, or all images there are), num_real (None is all), truncation and truncation_kind, split (what
-    the reals are called), held_out (reals that were not trained on), device, precision (of the generator),
-    manner (ranks, progress, pictures).
+    the reals are called), held_out (reals that were not trained on), cas (its `Budget`), device, precision
+    (of the generator), manner (ranks, progress, pictures).
 
     Leaves no trace in the target. Equal calls give equal numbers, on any number of ranks. Raises UserError
     for anything missing or unfit, before the first image is made where it can be known then.
@@ -334,6 +327,19 @@ def _number(num: int | None, target: Target, manner: Manner) -> int:
     if there is not None and num > there:
         raise UserError(f"--num {num:,}: {target.path} holds {there:,} images; give at most that many.")
     return num
+
+
+def _check_classes(it: Evaluation, held_out: Dataset) -> None:
+    """Raises UserError where held-out reals of other classes would be taken for what they are not."""
+    if "d-gap" in it.metrics and it.discriminator is not None:
+        for reals in (it.dataset, held_out):
+            critic.labels_for(it.discriminator, reals, it.target.classes)
+    names = [[info.name for info in reals.classes] for reals in (it.dataset, held_out)]
+    if "cas" in it.metrics and names[0] != names[1]:
+        raise UserError(
+            f"--held-out {held_out.path} has other classes than --data; cas needs the same ones: leave it "
+            "out of --metrics."
+        )
 
 
 def _possible(names: Sequence[str], it: Evaluation) -> list[str]:

@@ -6,8 +6,9 @@ Any feature network's features do; only the caller knows whether the result may 
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -100,15 +101,27 @@ def few_samples(n: int, dim: int, what: str) -> str | None:
     )
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(
+    a: Moments,
+    b: Moments,
+    *,
+    root: np.ndarray | None = None,
+    names: tuple[str, str] = ("the first set", "the second set"),
+) -> float:
     """The squared Fréchet distance FD² that is everywhere reported as "FID".
 
-    Symmetric in a and b up to rounding; finite for every n ≥ 2. `warnings.warn`s below dim samples.
+    Symmetric in a and b up to rounding; finite for every n ≥ 2. root: `covariance_root(b)`, if known: the
+    dearer half. names: for messages. `warnings.warn`s below dim samples.
     """
-    for side, what in ((a, "the first set"), (b, "the second set")):
+    for side, what in zip((a, b), names):
         if warning := few_samples(side.n, side.dim, what):
             warnings.warn(warning, stacklevel=2)
-    return distance_to_root(a, b.mean, covariance_root(b))
+    root = covariance_root(b) if root is None else root
+    cov = a.cov
+    inner = root.T @ cov @ root
+    values = np.linalg.eigvalsh((inner + inner.T) / 2)
+    cross = np.sqrt(values.clip(min=0)).sum()
+    return float(((a.mean - b.mean) ** 2).sum() + np.trace(cov) + (root**2).sum() - 2 * cross)
 
 
 def covariance_root(of: Moments) -> np.ndarray:
@@ -119,15 +132,6 @@ def covariance_root(of: Moments) -> np.ndarray:
     values, vectors = np.linalg.eigh(of.cov)
     real = values > max(values[-1], 0.0) * of.dim * np.finfo(np.float64).eps
     return vectors[:, real] * np.sqrt(values[real])
-
-
-def distance_to_root(of: Moments, mean: np.ndarray, root: np.ndarray) -> float:
-    """FD² between moments and a Gaussian with `mean` and covariance root Rᵀ; the dear half is precomputed."""
-    cov = of.cov
-    inner = root.T @ cov @ root
-    values = np.linalg.eigvalsh((inner + inner.T) / 2)
-    cross = np.sqrt(values.clip(min=0)).sum()
-    return float(((of.mean - mean) ** 2).sum() + np.trace(cov) + (root**2).sum() - 2 * cross)
 
 
 @dataclass(frozen=True)
@@ -142,19 +146,22 @@ class FrechetInfinity:
     distances: tuple[float, ...]  # mean FD² at each size
 
 
-def frechet_infinity(fake: np.ndarray, reference: Moments, seed: int = 0) -> FrechetInfinity:
+def frechet_infinity(
+    fake: np.ndarray, reference: Moments, seed: int = 0, *, root: np.ndarray | None = None
+) -> FrechetInfinity:
     """FD² without the bias of a finite number of fakes (Chong & Forsyth 2020): FD²ₙ ≈ FD²∞ + slope / n.
 
     The line is fitted to n/10, 2n/10, 3n/10, 5n/10 and all of the shuffled fakes. Where they fit 15 random
     subsets, here every size uses (nearly) all images, in disjoint subsets whose distances are averaged, so
     that all points have about the same variance, and one pass over the images serves all of them. Sizes
     below dim, where the bias does not follow 1/n, are left out if three others remain. The reference's own
-    finite sample biases the result still. Raises UserError for fewer than 20 fakes.
+    finite sample biases the result still. root: `covariance_root(reference)`, if known. Raises UserError for
+    fewer than 20 fakes.
     """
     fake = checked(fake, "the fakes", 2 * BLOCKS)
     order = np.random.default_rng(seed).permutation(len(fake))
-    blocks = [moments(fake[np.sort(part)]) for part in np.array_split(order, BLOCKS)]
-    root = covariance_root(reference)
+    root = covariance_root(reference) if root is None else root
+    blocks = [_projected(fake[np.sort(part)], reference.mean, root) for part in np.array_split(order, BLOCKS)]
     points = [size for size in SIZES if size * len(fake) // BLOCKS >= reference.dim]
     if len(points) < 3:
         points = list(SIZES)
@@ -162,17 +169,41 @@ def frechet_infinity(fake: np.ndarray, reference: Moments, seed: int = 0) -> Fre
         warnings.warn(few_samples(few, reference.dim, "the extrapolation's subsets") or "", stacklevel=2)
     sizes, distances = [], []
     for size in points:
-        unions = [_merged(blocks[at : at + size]) for at in range(0, BLOCKS - size + 1, size)]
-        sizes.append(np.mean([union.n for union in unions]))
-        distances.append(np.mean([distance_to_root(union, reference.mean, root) for union in unions]))
+        unions = [
+            reduce(_Projected.merge, blocks[at : at + size]) for at in range(0, BLOCKS - size + 1, size)
+        ]
+        sizes.append(np.mean([union.inside.n for union in unions]))
+        distances.append(np.mean([union.distance(root) for union in unions]))
     return _line(np.array(sizes), np.array(distances))
 
 
-def _merged(parts: Sequence[Moments]) -> Moments:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.merge(part)
-    return total
+@dataclass(frozen=True)
+class _Projected:
+    """Fakes x, less the reference's mean, as Rᵀx: all that the distance to a Gaussian of covariance R Rᵀ
+    needs, without products of matrices for every union.
+    """
+
+    mean: np.ndarray  # of x
+    scatter: float  # trace of that of x
+    inside: Moments  # of Rᵀx
+
+    def merge(self, other: "_Projected") -> "_Projected":
+        n, m, delta = self.inside.n, other.inside.n, other.mean - self.mean
+        scatter = self.scatter + other.scatter + delta @ delta * (n * m / (n + m))
+        return _Projected(self.mean + delta * (m / (n + m)), scatter, self.inside.merge(other.inside))
+
+    def distance(self, root: np.ndarray) -> float:
+        values = np.linalg.eigvalsh(self.inside.cov)
+        cross = np.sqrt(values.clip(min=0)).sum()
+        trace = self.scatter / (self.inside.n - 1)
+        return float((self.mean**2).sum() + trace + (root**2).sum() - 2 * cross)
+
+
+def _projected(features: np.ndarray, centre: np.ndarray, root: np.ndarray) -> _Projected:
+    x = features.astype(np.float64)
+    x -= centre
+    mean = x.mean(0)
+    return _Projected(mean, float(((x - mean) ** 2).sum()), moments(x @ root))
 
 
 def _line(sizes: np.ndarray, distances: np.ndarray) -> FrechetInfinity:

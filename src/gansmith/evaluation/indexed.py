@@ -1,4 +1,4 @@
-"""Images by number, as training a classifier asks for them: reals out of their data set, fakes made once.
+"""Images as training a classifier asks for them: reals by number out of their data set, fakes made small.
 
 Must not know classifiers or scores.
 """
@@ -11,7 +11,6 @@ import torch
 from gansmith.data.shards import Dataset
 from gansmith.evaluation.classifier import MAX_RESOLUTION
 from gansmith.evaluation.features.resizing import antialiased_bicubic
-from gansmith.evaluation.targets import Target
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,14 @@ class Reals:
         return torch.from_numpy(self.dataset.read(self.rows[indices.numpy()])).permute(0, 3, 1, 2)
 
 
-def fakes(target: Target, seed: int, num: int) -> torch.Tensor:
-    """All of them: uint8 (num, C, H, W), made smaller where a classifier would, to fit in memory."""
-    parts = []
-    for index in range(target.num_chunks(num)):
-        images = target.chunk(index, seed=seed, num=num).images.cpu()
-        if max(images.shape[2:]) > MAX_RESOLUTION:
-            images = antialiased_bicubic(images, MAX_RESOLUTION).round().clamp(0, 255).to(torch.uint8)
-        parts.append(images)
-    return torch.cat(parts)
+def small_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(C, H, W) of `as_small`."""
+    side = MAX_RESOLUTION
+    return shape if max(shape[1:]) <= side else (shape[0], side, side)
+
+
+def as_small(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (n, C, H, W), made smaller where a classifier would, so that all of them fit in memory."""
+    if max(images.shape[2:]) <= MAX_RESOLUTION:
+        return images
+    return antialiased_bicubic(images, MAX_RESOLUTION).round().clamp(0, 255).to(torch.uint8)

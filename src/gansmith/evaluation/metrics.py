@@ -14,6 +14,7 @@ from gansmith.errors import UserError
 from gansmith.evaluation import (
     arrays,
     cas,
+    classifier,
     critic,
     duplicates,
     frechet,
@@ -33,13 +34,14 @@ JUDGED = 10_000  # reals of either kind shown to D, at most
 
 
 def _frechet(s: Subjects) -> list[Score]:
-    value = frechet.frechet_distance(s.reference.moments, s.moments)
+    sides = ("the fakes", "the reals")
+    value = frechet.frechet_distance(s.moments, s.reference.moments, root=s.reference.root, names=sides)
     name = "FID" if s.network.frechet_name == "FID" else "FD"
     return [s.score("frechet", value, "lower", name=name)]
 
 
 def _frechet_infinity(s: Subjects) -> list[Score]:
-    found = frechet.frechet_infinity(s.fake.features, s.reference.moments, s.seed)
+    found = frechet.frechet_infinity(s.fake.features, s.reference.moments, s.seed, root=s.reference.root)
     name = "FID∞" if s.network.frechet_name == "FID" else "FD∞"
     details = {
         "error": found.standard_error,
@@ -125,9 +127,10 @@ def _leakage(s: Subjects) -> list[Score]:
         by, logits, real_logits, real_labels = "feature network", fake.logits, real.logits, real.labels
     else:
         by = "ridge regression on half of the reals"
-        fitted = linear.fit(real.features[::2], real.labels[::2], len(real.class_names))
-        logits, real_logits = fitted.logits(fake.features), fitted.logits(real.features[1::2])
-        real_labels = real.labels[1::2]
+        half, rest = classifier.held_out_split(real.labels, 0, share=0.5)  # of every class
+        fitted = linear.fit(real.features[half], real.labels[half], len(real.class_names))
+        logits, real_logits = fitted.logits(fake.features), fitted.logits(real.features[rest])
+        real_labels = real.labels[rest]
     found = leakage.class_leakage(logits, fake.labels, real_logits=real_logits, real_labels=real_labels)
     names = real.class_names
     details: dict[str, Any] = {
@@ -154,10 +157,17 @@ def _leakage(s: Subjects) -> list[Score]:
 
 
 def _duplicates(s: Subjects) -> list[Score]:
-    found = duplicates.near_duplicates(s.real.features, s.fake.features, seed=s.seed, device=s.network.device)
+    found = duplicates.near_duplicates(
+        s.real.features,
+        s.fake.features,
+        seed=s.seed,
+        device=s.network.device,
+        real_neighbours=s.reference.neighbours if len(s.real) <= len(s.fake) else None,
+        fake_neighbours=s.neighbours,
+    )
     details = {
         "of_reals": found.real_rate,
-        "exact": float((found.distances == 0).mean()),
+        "exact": duplicates.exact_duplicate_rate(s.images.digests),
         "distance_ratio": found.distance_ratio,
     }
     settings = {"near": duplicates.NEAR}
@@ -166,7 +176,13 @@ def _duplicates(s: Subjects) -> list[Score]:
 
 def _memorisation(s: Subjects) -> list[Score]:
     held_out = s.reference.held_out.features if s.reference.held_out else None
-    found = memorisation.memorisation(s.real.features, s.fake.features, held_out, device=s.network.device)
+    found = memorisation.memorisation(
+        s.real.features,
+        s.fake.features,
+        held_out,
+        device=s.network.device,
+        train_neighbours=s.reference.neighbours,
+    )
     details: dict[str, Any] = {
         "z": found.z,
         "suspicious": found.suspicious,
@@ -176,7 +192,9 @@ def _memorisation(s: Subjects) -> list[Score]:
     }
     if s.images.pictures:
         details["picture"] = s.images.pictures.neighbours(found.neighbours, s.network.name)
-    settings = {"compared_with": found.compared_with, "num_compared": found.num_compared}
+    settings: dict[str, Any] = {"compared_with": found.compared_with, "num_compared": found.num_compared}
+    if s.images.held_out:
+        settings["held_out"] = s.images.held_out.content_hash
     return [s.score("memorisation", found.closer, "lower", settings=settings, details=details)]
 
 
@@ -184,23 +202,26 @@ def _cas(s: Subjects) -> list[Score]:
     """Tested on the held-out reals where there are any, else on those that the generator was trained on."""
     images, tests = s.images, s.images.held_out or s.images.dataset
     assert s.fake.labels is not None
-    if [info.name for info in tests.classes] != s.real.class_names:
-        raise UserError(f"--held-out {tests.path} has other classes than --data; cas needs the same ones.")
+    assert images.small is not None
     found = cas.classification_accuracy_score(
-        indexed.fakes(images.target, s.seed, len(s.fake)),
+        images.small,
         s.fake.labels,
         indexed.Reals(tests, np.arange(len(tests))),
         tests.labels,
         s.real.num_classes,
+        budget=images.cas,
         seed=s.seed,
         device=s.network.device,
     )
-    settings = {
-        "steps": found.steps,
+    budget = {"steps": found.steps} if images.cas.seconds is None else {"seconds": images.cas.seconds}
+    settings = budget | {
         "tested_on": "held-out reals" if images.held_out else "the reals",
         "test": tests.content_hash,
     }
-    details = {"per_class": dict(zip(s.real.class_names, found.accuracy.per_class.tolist()))}
+    details = {
+        "per_class": dict(zip(s.real.class_names, found.accuracy.per_class.tolist())),
+        "steps": found.steps,
+    }
     return [Score("cas", "CAS", found.accuracy.value, "higher", settings=settings, details=details)]
 
 
@@ -210,7 +231,13 @@ def _d_gap(s: Subjects) -> list[Score]:
     assert images.discriminator is not None
     count = min(len(reals), len(images.held_out), len(s.fake), JUDGED)
     judged = [
-        critic.logits(images.discriminator, of, arrays.some(len(of), count, s.seed), s.network.device)
+        critic.logits(
+            images.discriminator,
+            of,
+            arrays.some(len(of), count, s.seed),
+            s.network.device,
+            classes=images.target.classes,
+        )
         for of in (reals, images.held_out)
     ]
     found = memorisation.discriminator_gap(*judged)
@@ -250,7 +277,7 @@ METRICS = {
         _precision_recall,
         ("precision", "recall"),
         "improved precision and recall, k = 3",
-        least=4,
+        least=6,  # with density and coverage in one pass
         usual=True,
     ),
     "density-coverage": Metric(

@@ -4,6 +4,7 @@ Fakes are made again from their numbers, so no image has to be kept for it. Must
 computed.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,17 @@ from gansmith.evaluation.targets import Target
 from gansmith.sampling import grids
 
 ROWS = 16
+NAME = re.compile(r"(\d{12})-(neighbours|leakage)-.*\.png")
+
+
+def prune(run: Path) -> None:
+    """Deletes the pictures of snapshots that the run has deleted: as many remain as there are snapshots."""
+    there = {
+        path.name.split(".")[0] for name in ("snapshots", "checkpoints") for path in (run / name).glob("*")
+    }
+    for path in (run / "evaluation").glob("*.png"):
+        if (match := NAME.fullmatch(path.name)) and match[1] not in there:
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -54,12 +66,11 @@ class Pictures:
 
     def _fakes(self, indices: np.ndarray) -> np.ndarray:
         """uint8 (n, h, w, c) of the fakes with these numbers."""
-        size = self.target.chunk_size
-        made = {
-            chunk: self.target.chunk(chunk, seed=self.seed, num=self.num).images.cpu().numpy()
-            for chunk in np.unique(indices // size).tolist()
-        }
-        return np.stack([made[i // size][i % size] for i in indices.tolist()]).transpose(0, 2, 3, 1)
+        parts = [
+            self.target.pick(indices[at : at + ROWS], seed=self.seed, num=self.num).images.cpu().numpy()
+            for at in range(0, len(indices), ROWS)
+        ]
+        return np.concatenate(parts).transpose(0, 2, 3, 1)
 
     def _save(self, name: str, images: np.ndarray, columns: int, titles: list[str]) -> Path:
         path = self.folder / f"{self.stem}-{name}.png"

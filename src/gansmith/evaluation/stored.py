@@ -4,9 +4,12 @@ Nothing is cropped, resized or cached. Must not know scores, nor what drew the i
 """
 
 import hashlib
+import os
+import struct
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -110,8 +113,29 @@ class ImageFiles(StoredImages):
         return digest.hexdigest()
 
 
+def _mapped(path: Path, name: str) -> np.ndarray | None:
+    """An array of an .npz as a memory map of the file; None where it is compressed."""
+    with zipfile.ZipFile(path) as archive:
+        info = {each.filename: each for each in archive.infolist()}.get(f"{name}.npy")
+        if info is None or info.compress_type != zipfile.ZIP_STORED:
+            return None
+    with open(path, "rb") as file:
+        file.seek(info.header_offset + 26)  # of the local header: lengths of the name and of what follows
+        file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+        if np.lib.format.read_magic(file) != (1, 0):
+            return None
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or 0 in shape:
+            return None
+        order: Literal["C", "F"] = "F" if fortran else "C"
+        return np.memmap(file, dtype, "r", file.tell(), shape, order)
+
+
 class NpzImages(StoredImages):
-    """`images` or `arr_0`: uint8 (n, h, w, c); `labels` or `arr_1`, if there: whole numbers (n,)."""
+    """`images` or `arr_0`: uint8 (n, h, w, c); `labels` or `arr_1`, if there: whole numbers (n,).
+
+    Images that np.savez wrote are read when asked for; those of np.savez_compressed lie in memory.
+    """
 
     kind = ".npz"
 
@@ -126,7 +150,8 @@ class NpzImages(StoredImages):
                         f"{path} holds {', '.join(names) or 'nothing'}; images must be under `images` or "
                         "`arr_0`."
                     )
-                self._images = opened[name]
+                mapped = _mapped(path, name)
+                self._images: np.ndarray = opened[name] if mapped is None else mapped
                 labels = next((opened[name] for name in ("labels", "arr_1") if name in names), None)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
             pickled = "pickle" in str(error).lower()
@@ -158,7 +183,7 @@ class NpzImages(StoredImages):
         return len(self._images)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        return self._images[indices]
+        return np.asarray(self._images[indices])
 
     def sha256(self) -> str:
         return files.sha256(self.path)

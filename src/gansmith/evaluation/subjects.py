@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from gansmith.data.shards import Dataset
-from gansmith.evaluation import frechet, manifold
+from gansmith.evaluation import frechet, manifold, neighbours
+from gansmith.evaluation.cas import Budget
 from gansmith.evaluation.features import FeatureNetwork
 from gansmith.evaluation.featureset import FeatureSet
 from gansmith.evaluation.pictures import Pictures
@@ -35,19 +36,34 @@ class Reference:
         return frechet.moments(self.features.features, "the reals")
 
     @cached_property
-    def radii(self) -> np.ndarray:
-        return manifold.radii(self.features.features, max(K_BALL, K_DENSITY), device=self.device)
+    def root(self) -> np.ndarray:
+        """Of the covariance: the dearer half of a Fréchet distance."""
+        return frechet.covariance_root(self.moments)
+
+    @cached_property
+    def neighbours(self) -> neighbours.Neighbours:
+        """Of each real its nearest other reals: as many as any score asks for, fewer in a tiny set."""
+        features = self.features.features
+        k = min(max(K_BALL, K_DENSITY), len(features) - 1)
+        return neighbours.nearest_others(features, k, device=self.device, name="the reals")
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images themselves, for scores that do not look at features."""
+    """The images themselves, for scores that do not look at features.
+
+    digests: of each fake, bytes (n,). small: the fakes as a classifier sees them, uint8 (n, C, H, W), where
+    one is trained; cas: for how long.
+    """
 
     target: Target
     dataset: Dataset
-    held_out: Dataset | None = None
-    discriminator: nn.Module | None = None
-    pictures: Pictures | None = None
+    held_out: Dataset | None
+    discriminator: nn.Module | None
+    pictures: Pictures | None
+    digests: np.ndarray
+    small: torch.Tensor | None
+    cas: Budget
 
 
 @dataclass
@@ -69,20 +85,27 @@ class Subjects:
         return frechet.moments(self.fake.features, "the fakes")
 
     @cached_property
+    def neighbours(self) -> neighbours.Neighbours:
+        """Of each fake its nearest other fakes."""
+        k = min(K_BALL, len(self.fake) - 1)
+        return neighbours.nearest_others(self.fake.features, k, device=self.network.device, name="the fakes")
+
+    @cached_property
     def manifold(self) -> manifold.Manifold:
-        """Four scores from one search for neighbours."""
+        """Four scores from one pass over the pairs."""
         return manifold.manifold(
             self.real.features,
             self.fake.features,
             k_ball=K_BALL,
             k_density=K_DENSITY,
             device=self.network.device,
-            real_radii=self.reference.radii,
+            real_radii=self.reference.neighbours.distances,
+            fake_radii=self.neighbours.distances,
         )
 
     def score(self, metric: str, value: float, better: str, *, name: str | None = None, **more: Any) -> Score:
         """name: before the feature network's; the FID network's own scores go without. more: as of Score."""
         suffix = self.network.frechet_name.removeprefix("FD-")
         title = name or metric
-        full = title if suffix == "FID" else f"{title}-{suffix}"
+        full = title if self.network.frechet_name == "FID" else f"{title}-{suffix}"
         return Score(metric, full, value, better, features=self.network.describe(), **more)

@@ -6,6 +6,7 @@ logits gives precision and recall instead.
 """
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,10 +15,12 @@ from typing import Any
 
 from gansmith import files
 from gansmith.errors import UserError
-from gansmith.evaluation import inception_score
+from gansmith.evaluation import arrays, inception_score
+from gansmith.evaluation import metrics as table
 from gansmith.evaluation.evaluate import Evaluation
 from gansmith.evaluation.protocol import Result
 from gansmith.evaluation.targets import NetworkTarget
+from gansmith.sampling import latents
 
 THRESHOLDS = (None, 2.0, 1.5, 1.2, 1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2)
 AXES = {"is": "Inception score", "precision": "precision"}
@@ -66,7 +69,13 @@ def sweep(
     target = evaluation.target
     if not isinstance(target, NetworkTarget):
         raise UserError(f"{target.path} holds images; a truncation sweep needs the network that drew them.")
+    for threshold in thresholds:
+        if threshold is not None:
+            latents.check_truncation(threshold, kind, target.sampler.info["latent"])
     evaluation.metrics = metrics(evaluation)
+    for name in evaluation.metrics:
+        if why := table.lacking(name, {"logits"}, evaluation.num, evaluation.num_real):
+            raise UserError(f"eval truncation: {name} cannot be computed: {why}.")
     points: list[Point] = []
     titles: dict[str, str] = {}
     for threshold in thresholds:
@@ -88,7 +97,8 @@ def _of_reals(evaluation: Evaluation) -> float | None:
     features = reference.held_out or reference.features
     if features.logits is None:
         return None
-    return inception_score.inception_score(features.logits[: evaluation.num]).value
+    rows = arrays.some(len(features), evaluation.num, 0)  # the first ones are often all of one class
+    return inception_score.inception_score(features.logits[rows]).value
 
 
 def three_points(points: Sequence[Point], real: float | None) -> list[Point]:
@@ -97,7 +107,8 @@ def three_points(points: Sequence[Point], real: float | None) -> list[Point]:
     """
 
     def best(metric: str, sign: int, name: str) -> Point:
-        chosen = min(points, key=lambda point: sign * point.scores[metric])
+        finite = [point for point in points if math.isfinite(point.scores[metric])] or points
+        chosen = min(finite, key=lambda point: sign * point.scores[metric])
         return Point(chosen.truncation, chosen.scores, name)
 
     found = [best("frechet", 1, "best Fréchet distance")]

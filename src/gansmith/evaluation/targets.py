@@ -59,9 +59,14 @@ class Target(ABC):
     def num_chunks(self, num: int) -> int:
         return -(-num // self.chunk_size)
 
-    @abstractmethod
     def chunk(self, index: int, *, seed: int, num: int) -> Chunk:
         """Images index · chunk_size … of the `num` that `seed` names. Raises UserError for NaN or damage."""
+        first = index * self.chunk_size
+        return self.pick(np.arange(first, min(first + self.chunk_size, num)), seed=seed, num=num)
+
+    @abstractmethod
+    def pick(self, places: np.ndarray, *, seed: int, num: int) -> Chunk:
+        """The images with these numbers below `num`, int64 (n,); as in their chunks, up to float rounding."""
 
     def follow(self, reference: list[ClassInfo]) -> str:
         """Adopts the reference's class ids and, where images are drawn, its class frequencies; says which
@@ -128,8 +133,7 @@ class NetworkTarget(Target):
         self.sampler.use_truncation(truncation, kind)
 
     @torch.no_grad()
-    def chunk(self, index: int, *, seed: int, num: int) -> Chunk:
-        places = np.arange(index * self.chunk_size, min((index + 1) * self.chunk_size, num))
+    def pick(self, places: np.ndarray, *, seed: int, num: int) -> Chunk:
         info, G = self.sampler.info, self.sampler.G
         z = latents.from_seeds(
             places.tolist(),
@@ -189,13 +193,13 @@ class ImageTarget(Target):
         self._images = images
         self.shape, self.available, self.classes = images.shape, len(images), images.classes
 
-    def chunk(self, index: int, *, seed: int, num: int) -> Chunk:
+    def pick(self, places: np.ndarray, *, seed: int, num: int) -> Chunk:
         assert self.available is not None
         chosen = np.arange(self.available)
         if num < self.available:  # a seeded part, as files lie class by class
             random = np.random.Generator(np.random.Philox(key=seed))
             chosen = np.sort(random.permutation(self.available)[:num])
-        here = chosen[index * self.chunk_size : (index + 1) * self.chunk_size]
+        here = chosen[places]
         images = torch.from_numpy(self._images.read(here)).permute(0, 3, 1, 2)
         if self._ids is None or self._images.labels is None:
             return Chunk(images, None)

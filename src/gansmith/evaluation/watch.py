@@ -19,6 +19,7 @@ def watch(
     run: Path,
     prepare: Callable[[Path], Evaluation],
     record: Callable[[Path, list[Result], float], None],
+    stop: Callable[[], bool],
     *,
     seed: int = 0,
     repeats: int = 1,
@@ -28,10 +29,10 @@ def watch(
     """Scores every snapshot that has no score of this protocol yet, oldest first; returns their number.
 
     prepare: opens the first snapshot with all that is wanted; the others are scored the same way. record:
-    keeps (file, results, seconds). until_finished: return when the run has ended and nothing is left; else
-    it goes on until asked to stop (Evaluation.manner.stop, asked between looks too). pause: seconds between
-    looks. A snapshot that retention deletes meanwhile is passed over. Raises Stopped, and what `prepare`
-    raises.
+    keeps (file, results, seconds). stop: asked between looks; an evaluation asks its own `manner.stop`.
+    until_finished: return when the run has ended and nothing is left; else it goes on until asked to stop.
+    pause: seconds between looks. A snapshot that retention deletes meanwhile is passed over. Raises Stopped,
+    and what `prepare` raises.
     """
     evaluation: Evaluation | None = None
     count, passed, waiting_said = 0, set[str](), False
@@ -64,13 +65,13 @@ def watch(
         if evaluation is not None and not waiting_said:
             waiting_said = True
             evaluation.manner.say(f"{run}: every snapshot is scored; waiting for the next")
-        _wait(pause, evaluation, count)
+        _wait(pause, stop, count)
 
 
-def _wait(pause: float, evaluation: Evaluation | None, count: int) -> None:
+def _wait(pause: float, stop: Callable[[], bool], count: int) -> None:
     until = time.monotonic() + pause
     while (left := until - time.monotonic()) > 0:
-        if evaluation is not None and evaluation.manner.stop():
+        if stop():
             raise Stopped(f"stopped; {count} snapshots were scored, the same command goes on")
         time.sleep(min(0.2, left))
 

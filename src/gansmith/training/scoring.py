@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gansmith.config import Config, images
 from gansmith.data.shards import Dataset
 from gansmith.errors import Stopped, UserError
-from gansmith.evaluation import best, reals, targets
+from gansmith.evaluation import best, pictures, reals, targets
 from gansmith.evaluation import metrics as table
 from gansmith.evaluation.evaluate import Evaluation, Manner, open_networks, prepare
 from gansmith.evaluation.features import FeatureNetwork
@@ -125,5 +125,6 @@ def _tell(run: "Run", scoring: Scoring, file: Path, results: list[Result], secon
     try:
         if said := best.update(run.out, scoring.best_by):
             run.log.say(said)
+        pictures.prune(run.out)
     except OSError as error:
-        run.log.warn(f"{run.out / 'best'} could not be changed ({error}); training goes on")
+        run.log.warn(f"{run.out / 'best'} or pictures could not be changed ({error}); training goes on")

@@ -47,9 +47,9 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
-def seconds(text: str) -> float:
-    """`90`, `45m`, `2h`, `1d12h` → seconds. Raises UserError."""
+def seconds(text: str, flag: str = "--stop-after") -> float:
+    """`90`, `45m`, `2h`, `1d12h` → seconds. Raises UserError, naming the flag."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
-        raise UserError(f"--stop-after {text!r} is no duration; write 90 (seconds), 45m, 2h or 1d12h.")
+        raise UserError(f"{flag} {text!r} is no duration; write 90 (seconds), 45m, 2h or 1d12h.")
     return sum(float(number) * _SECONDS[unit or "s"] for number, unit in parts)
