@@ -7,12 +7,16 @@ knows about environment variables or back ends.
 import hashlib
 import os
 import re
+import signal
+import sys
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 from typing import TypeVar
 
 import torch
@@ -96,11 +100,13 @@ def joined(device: str | None = None, timeout: timedelta = TIMEOUT) -> Iterator[
     heart = Heartbeat(dist.PrefixStore(f"{life}/heart", _second_connection()), rank, size)
     store, fine = dist.PrefixStore(life, store), False
     heart.start()
+    forget = _finish_speaking()
     try:
         dist.init_process_group(_backend(chosen), store=store, rank=rank, world_size=size, timeout=timeout)
         yield (world := World(rank, size, chosen))
         heart.stop()
         world.barrier()  # nobody takes the store away from one who still listens to it
+        forget()
         fine = True
     except Exception as error:
         heart.stop()
@@ -123,6 +129,26 @@ def _backend(device: torch.device) -> str:
         return "gloo"
     own = {"cuda": "nccl"}.get(device.type) or dist.get_default_backend_for_device(device)
     return f"cpu:gloo,{device.type}:{own}"
+
+
+def _finish_speaking() -> Callable[[], None]:
+    """SIGTERM, which torchrun sends to all as soon as one has died, no longer cuts off a process that is on
+    its way out with an error of its own. Returns how to undo it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def end_unless_ending(number: int, frame: FrameType | None) -> None:
+        if sys.exception() is None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    previous = signal.signal(signal.SIGTERM, end_unless_ending)
+
+    def forget() -> None:
+        signal.signal(signal.SIGTERM, previous)
+
+    return forget
 
 
 def _is_loss(error: Exception) -> bool:
