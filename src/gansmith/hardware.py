@@ -124,3 +124,33 @@ def peak_memory_gib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if platform.system() == "Darwin" else 2**20)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of an accelerator that allows to ask, else 0."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return 0
+
+
+def reserved_peak(device: torch.device, reset: bool = False) -> int:
+    """Most bytes that the accelerator's allocator held, since the last reset; 0 where nobody counts."""
+    if device.type != "cuda":
+        return 0
+    if reset:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.max_memory_reserved(device)
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives unused memory of the allocator back to the device."""
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or this machine, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -157,6 +157,13 @@ class TrainConfig(Section):
     threads: int | None = free(None, "threads per process on a CPU; None = one per core", ge=1)
     channels_last: bool = free(True, "NHWC memory layout")
     deterministic: bool = free(True, "runs repeat bit for bit; False lets CUDA choose faster kernels")
+    compile: Literal["auto"] | bool = free("auto", "torch.compile of both networks; auto: on CUDA only")
+    checkpoint_from: int | None = free(
+        None, "recompute blocks from this resolution on in the backward: less memory, more time", ge=4
+    )
+    conv_rewrites: Literal["auto"] | bool = free(
+        "auto", "resampling convolutions with 4/9 of the multiplications; auto: on a CPU"
+    )
     max_skipped: int = free(20, "steps with non-finite gradients in a row before the run gives up", ge=1)
 
     @field_validator("duration")

@@ -7,7 +7,7 @@ imports torch. It must not know batches of training: it is given positions and a
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -82,7 +82,9 @@ class Feed:
         self._fill(job, 0, len(job.images))
         return job.tensors()
 
-    def stream(self, positions: Iterable[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def stream(
+        self, positions: Iterable[np.ndarray]
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """`read` of each of the position arrays in turn, made ahead of time by background threads.
 
         The threads end when the iterator does, is closed or dropped. What goes wrong in them is raised here.

@@ -48,8 +48,8 @@ def resolve(config: Config, group: int, world: int) -> Sizes:
 def _micro_batch(
     batch_name: str, batch: int, name: str, asked: Literal["auto"] | int, group: int, world: int
 ) -> int:
-    possible = [m for m in range(1, batch // world + 1) if _fits(batch, m, group, world)]
-    if not possible:
+    choices = possible(batch, group, world)
+    if not choices:
         unit = group if group % world == 0 or world % group == 0 else group * world
         below, above = batch // unit * unit, (batch // unit + 1) * unit
         nearest = f"{below} or {above}" if below else f"{above}"
@@ -58,15 +58,20 @@ def _micro_batch(
             f"over {world} process{'es' if world > 1 else ''}; nearest: {nearest}."
         )
     if asked == "auto":
-        return max((m for m in possible if m <= group), default=possible[0])
-    if asked not in possible:
-        near = sorted(possible, key=lambda m: abs(m - asked))[:4]
+        return max((m for m in choices if m <= group), default=choices[0])
+    if asked not in choices:
+        near = sorted(choices, key=lambda m: abs(m - asked))[:4]
         raise UserError(
             f"{name} {asked} does not fit: {batch_name} {batch} must be cut into equal micro-batches of "
             f"whole BatchNorm groups of {group} (bn.group) over {world} process{'es' if world > 1 else ''}; "
             f"possible: {', '.join(map(str, sorted(near)))}, or auto."
         )
     return asked
+
+
+def possible(batch: int, group: int, world: int) -> list[int]:
+    """Every micro-batch that cuts the batch into equal parts which hold the groups, ascending."""
+    return [m for m in range(1, batch // world + 1) if _fits(batch, m, group, world)]
 
 
 def _fits(batch: int, micro_batch: int, group: int, world: int) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 from gansmith.models import spectral
 from gansmith.training.distributed import World
 from gansmith.training.precision import LossScale
-from gansmith.training.profiling import unmarked
+from gansmith.training.profiling import Mark, unmarked
 
 # Ŵ may be channels_last while the buffer, like the master weights, is contiguous. Autograd then adds with a
 # strided read and warns that it does; the alternative is a second buffer of the size of the network.
@@ -29,7 +29,7 @@ class FlatGradients:
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
-        self.mark = unmarked  # told where time goes, when a step is profiled
+        self.mark: Mark = unmarked  # told where time goes, when a step is profiled
         entries = spectral.effective_parameters(net)
         total = sum(leaf.numel() for _, _, leaf in entries)
         self.flat = torch.zeros(total, device=entries[0][2].device, dtype=entries[0][2].dtype)

@@ -6,7 +6,7 @@ everything.
 """
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gansmith import hardware
 from gansmith.config import Config
 from gansmith.data.feed import Feed, to_device
 from gansmith.data.order import slices
@@ -22,7 +23,7 @@ from gansmith.errors import Diverged, Stopped
 from gansmith.hardware import peak_memory_gib, send
 from gansmith.models import spectral
 from gansmith.sampling import latents
-from gansmith.training import ema, saving, schedule, scoring
+from gansmith.training import ema, memory, saving, schedule, scoring
 from gansmith.training.distributed import World
 from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
 from gansmith.training.precision import Precision
@@ -67,7 +68,7 @@ def train(run: Run, state: State) -> None:
     """Trains until `duration`. Raises Stopped (saved, resumable) or Diverged."""
     before = state.images_seen
     seen_at_status, last_status = before, (turned := time.monotonic())
-    reals = _reals(run, state.images_seen)
+    reals = Reals(run, state.images_seen)
     try:
         while True:
             now = time.monotonic()
@@ -101,12 +102,12 @@ def train(run: Run, state: State) -> None:
             before = state.images_seen
             _set_learning_rates(run, state)
             for _ in range(run.config.optim.d_steps):
-                loss = _phase(run, "d", state, _micro_batches_d(run, state, reals))
+                loss = _phase(run, "d", state, reals)
                 state.images_seen += run.config.train.batch
                 _release(run, state, loss)
             if state.release.holds:  # a new D first learns to judge a G that stands still, average and all
                 continue
-            _phase(run, "g", state, _micro_batches_g(run, state))
+            _phase(run, "g", state, reals)
             state.fakes_seen += run.batch_g
             state.step += 1
 
@@ -124,29 +125,17 @@ def train(run: Run, state: State) -> None:
         reals.close()
 
 
-def _phase(run: Run, letter: str, state: State, micro_batches: Iterator[MicroBatch]) -> torch.Tensor:
+def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
     """One optimizer step of one network, the other one frozen. Returns this rank's mean loss."""
     player, other = (state.D, state.G) if letter == "d" else (state.G, state.D)
-    micro = run.micro_batch if letter == "d" else run.micro_batch_g
-    count = (run.config.train.batch if letter == "d" else run.batch_g) // micro  # over all ranks
     spectral.set_trainable(player.net, True)
     spectral.set_trainable(other.net, False)
     for tensor in player.frozen:
         tensor.requires_grad_(False)
 
-    player.gradients.zero()
-    losses = []
-    run.mark("data")
-    for micro_batch in micro_batches:
-        run.mark("loss")
-        with run.precision.autocast():
-            loss, scalars = run.objective(letter, state.G.net, state.D.net, micro_batch)
-        run.mark("D backward")
-        (loss * player.scale.share(count)).backward()
-        run.mark("logging")
-        run.averages.add(scalars)
-        losses.append(loss.detach())
-        run.mark("data")
+    while (loss := _accumulated(run, letter, state, reals)) is None:
+        memory.shrink(run, letter)
+        reals.begin(state.images_seen)
     player.gradients.finish(run.world, player.scale)
 
     run.mark("regularisation")
@@ -164,7 +153,49 @@ def _phase(run: Run, letter: str, state: State, micro_batches: Iterator[MicroBat
     spectral.refresh(player.net, run.config.spectral.iterations)
     run.mark("logging")
     run.averages.add({f"gradient_norm_{letter}": norm}, where=finite)
-    return torch.stack(losses).mean()
+    return loss
+
+
+def _accumulated(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor | None:
+    """Adds up a phase's gradients over its micro-batches. Returns this rank's mean loss, or None where some
+    rank ran out of memory: then nothing has happened but that gradients are to be made anew.
+    """
+    trouble = False
+    try:
+        loss, noted = _accumulate(run, letter, state, reals)
+    except Exception as error:
+        # Where ranks share BatchNorm groups the others wait inside a forward: only a restart helps.
+        if not hardware.is_out_of_memory(error) or memory.groups_are_shared(run, letter):
+            raise
+        trouble = True  # and not the error itself: its traceback holds what fills the memory
+    if run.world.any(trouble):
+        return None
+    run.mark("logging")
+    for scalars in noted:
+        run.averages.add(scalars)
+    return loss
+
+
+def _accumulate(
+    run: Run, letter: str, state: State, reals: "Reals"
+) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
+    player = state.D if letter == "d" else state.G
+    micro = run.micro_batch if letter == "d" else run.micro_batch_g
+    count = (run.config.train.batch if letter == "d" else run.batch_g) // micro  # over all ranks
+    micro_batches = _micro_batches_d(run, state, reals) if letter == "d" else _micro_batches_g(run, state)
+    player.gradients.zero()
+    losses, noted = [], []
+    run.mark("data")
+    for micro_batch in micro_batches:
+        run.mark("loss")
+        with run.precision.autocast():
+            loss, scalars = run.objective(letter, state.G.net, state.D.net, micro_batch)
+        run.mark("D backward")
+        (loss * player.scale.share(count)).backward()
+        losses.append(loss.detach())
+        noted.append(scalars)
+        run.mark("data")
+    return torch.stack(losses).mean(), noted
 
 
 def _release(run: Run, state: State, loss_d: torch.Tensor) -> None:
@@ -194,25 +225,33 @@ def _check(run: Run, state: State) -> None:
             )
 
 
-def _reals(run: Run, start: int) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-    """This rank's real micro-batches from stream position `start` on, prefetched."""
+class Reals:
+    """This rank's real micro-batches in stream order, read ahead."""
 
-    def positions() -> Iterator[np.ndarray]:
-        at, batch = start, run.config.train.batch
+    def __init__(self, run: Run, start: int) -> None:
+        self.run = run
+        self.stream = run.feed.stream(self._positions(start))
+
+    def begin(self, start: int) -> None:
+        """Goes on at stream position `start`, with the micro-batches of now."""
+        self.close()
+        self.stream = self.run.feed.stream(self._positions(start))
+
+    def _positions(self, at: int) -> Iterator[np.ndarray]:
+        run, batch = self.run, self.run.config.train.batch
         while True:
             yield from slices(at, batch, run.micro_batch, run.world.rank, run.world.size)
             at += batch
 
-    yield from run.feed.stream(positions())
+    def close(self) -> None:
+        self.stream.close()
 
 
-def _micro_batches_d(
-    run: Run, state: State, reals: Iterator[tuple[torch.Tensor, torch.Tensor]]
-) -> Iterator[MicroBatch]:
+def _micro_batches_d(run: Run, state: State, reals: Reals) -> Iterator[MicroBatch]:
     """Reals in stream order with noise at the same positions of D's noise stream."""
     batch, world = run.config.train.batch, run.world
     for positions in slices(state.images_seen, batch, run.micro_batch, world.rank, world.size):
-        images, labels = next(reals)
+        images, labels = next(reals.stream)
         z, y = _noise(run, "d", positions)
         real_y = send(labels, world.device) if run.num_classes else None
         yield MicroBatch(z, y, to_device(images, world.device), real_y)
@@ -271,7 +310,7 @@ def _status(run: Run, state: State, rate: float) -> None:
         "epoch": state.order.epochs(state.images_seen),
         "step": state.step,
         "seconds": state.seconds,
-        "eta_seconds": (run.duration - state.images_seen) / rate if rate else None,
+        "eta_seconds": max(run.duration - state.images_seen, 0) / rate if rate else None,
         "images_per_second": rate,
         **means,
         "sigma0_g": max(sigmas["g"].values(), default=None),

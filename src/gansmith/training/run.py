@@ -20,6 +20,7 @@ from gansmith.training import (
     batching,
     grids,
     initial,
+    memory,
     objectives,
     precision,
     profiling,
@@ -198,6 +199,7 @@ def _ready(
         ema_start=images(config.ema.start, len(dataset)),
         release=release.rule(config, len(dataset)),
     )
+    memory.settle(run, state, saved.record.get("micro_batch") if saved else None)
     return run, state
 
 

@@ -10,7 +10,7 @@ import torch
 
 import gansmith
 from gansmith import config as configuration
-from gansmith.training import announce, ema, grids
+from gansmith.training import announce, ema, grids, memory
 from gansmith.training import checkpoint as checkpoints
 from gansmith.training.state import State, record, replica, tensors
 from gansmith.weights import snapshot as snapshots
@@ -78,6 +78,7 @@ def checkpoint(run: "Run", state: State) -> str:
                     "gansmith_version": gansmith.__version__,
                     "config": configuration.flat(run.config),
                     "resolved": resolved(run),
+                    "micro_batch": memory.record(run),
                     "data": {"content_hash": run.dataset.content_hash, "images": len(run.dataset)},
                     "classes": classes(run),
                     "discriminator": getattr(state.D.net, "kwargs", None),
