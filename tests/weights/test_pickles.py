@@ -98,6 +98,28 @@ def test_no_name_outside_of_the_list_is_handed_out(tmp_path: Path, reference: by
         pickles.read_description(tmp_path / "state_dict.pth")
 
 
+class OfBuiltins:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, ("1 + 1",)
+
+
+def test_builtins_and_newer_pickles_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"x": OfBuiltins()}, tmp_path / "G.pth")
+    with pytest.raises(UserError, match=r"the code eval, .* refused and nothing of it was run"):
+        pickles.read_tensors(tmp_path / "G.pth")
+    (tmp_path / "G.pth").write_bytes(pickle.dumps({"x": OfBuiltins()}, protocol=4))
+    with pytest.raises(UserError, match=r"\(Unsupported operand \d+\); nothing of it was run"):
+        pickles.read_tensors(tmp_path / "G.pth")
+
+
+def test_lists_of_the_same_lists_take_no_time(tmp_path: Path) -> None:
+    many: list[Any] = [1]
+    for _ in range(60):  # 10^60 entries, written out
+        many = [many] * 10
+    torch.save({"itr": 5, "config": {"many": many}}, tmp_path / "state_dict.pth")
+    assert pickles.read_description(tmp_path / "state_dict.pth")["itr"] == 5
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_cut_files_are_refused_with_one_message(tmp_path: Path, share: float, zipped: bool) -> None:

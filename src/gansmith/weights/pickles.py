@@ -10,6 +10,7 @@ import io
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -34,7 +35,9 @@ def read_tensors(path: Path) -> Any:
     foreign or hostile file.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is refused below with a message of its own
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refused(path, str(error))) from None
     except Exception as error:  # torch reports damage in whatever its parsers stumble over
@@ -196,21 +199,29 @@ def _read_legacy(path: Path) -> Any:
     return _plain(result)
 
 
-def _plain(value: Any) -> Any:
-    """The same with tensors as numbers, or None."""
+def _plain(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """The same with tensors as numbers, or None. What is there several times is looked at once: lists of the
+    same lists would otherwise grow without end.
+    """
+    known = {} if known is None else known
+    if id(value) in known:
+        return known[id(value)]
+    plain = value
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, _Element):
-        return value.value()
-    return value
+        plain = {key: _plain(entry, known) for key, entry in value.items()}
+    elif isinstance(value, list | tuple):
+        plain = [_plain(entry, known) for entry in value]
+    elif isinstance(value, _Element):
+        plain = value.value()
+    known[id(value)] = plain
+    return plain
 
 
 def _refused(path: Path, report: str) -> str:
-    named = re.search(r"GLOBAL (\w+\.\S+)", report)
+    named = re.search(r"GLOBAL (\S+)", report)
     if named is None:
-        return f"{path} is damaged, or no file of torch.save ({report.splitlines()[0][:100]})."
+        reason = report.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0][:100]
+        return f"{path} is damaged, or no file of torch.save ({reason}); nothing of it was run."
     name = named[1].rstrip(".,;:`'")
     return (
         f"{path} holds a reference to the code {name}, which weights have no use for; it was refused and "
