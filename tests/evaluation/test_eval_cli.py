@@ -13,7 +13,7 @@ from PIL import Image
 
 from gansmith.cli import gansmith_command
 from gansmith.errors import Stopped, UserError
-from gansmith.evaluation import best
+from gansmith.evaluation import best, pictures
 
 QUICK = ["--features", "pixels", "--num", "80", "--metrics", "fid"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*covariance is singular", "ignore:.*no standing statistics")
@@ -137,6 +137,51 @@ def test_watch_stops_when_asked(own: Path, reals: Path, monkeypatch: pytest.Monk
     result = run("eval", "watch", own, "--data", reals, *QUICK, "--pause", "0.1")
     assert isinstance(result.exception, Stopped)  # exit code 3
     assert len(best.read(own)) == 1
+
+
+def test_watch_stops_while_it_waits_for_the_first_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gansmith.training.stopping import StopRequest
+
+    (tmp_path / "config.yaml").write_text("preset: null\n")
+    monkeypatch.setattr(StopRequest, "asked", lambda self: True)
+    assert isinstance(run("eval", "watch", tmp_path, *QUICK).exception, Stopped)
+
+
+def test_scores_beyond_the_place_that_a_run_went_back_to_are_void(own: Path, reals: Path) -> None:
+    """It makes those snapshots anew: the old ones choose no best, and watch scores the new ones."""
+    (own / "metrics.jsonl").write_text('{"type": "start", "images_seen": 0}\n')
+    watch = ["eval", "watch", own, "--data", reals, *QUICK, "--until-finished", "--pause", "0.1"]
+    with (own / "metrics.jsonl").open("a") as log:
+        log.write('{"type": "finished"}\n')
+    assert "2 snapshots were scored" in text(*watch)
+    with (own / "metrics.jsonl").open("a") as log:
+        log.write('{"type": "evaluation", "images_seen": 1000, "snapshot": "0000')  # a kill
+        log.write('\n{"type": "resume", "images_seen": 1000}\n{"type": "finished"}\n')
+    assert [row["snapshot"] for row in best.read(own)] == ["000000001000"]
+    assert "1 snapshots were scored" in text(*watch)
+
+
+def test_the_budget_of_cas_is_part_of_its_protocol(own: Path, reals: Path) -> None:
+    flags = ["--data", reals, "--features", "pixels", "--num", "40", "--metrics", "cas"]
+    text("eval", own, *flags, "--cas-budget", "3")
+    text("eval", own, *flags, "--cas-budget", "0.2s")
+    settings = [row["results"][0]["protocol"]["settings"] for row in best.read(own)]
+    assert settings[0]["steps"] == 3
+    assert settings[1]["seconds"] == 0.2
+    assert "--cas-budget 'soon'" in mistake("eval", own, *flags, "--cas-budget", "soon")
+    assert "--cas-budget '0'" in mistake("eval", own, *flags, "--cas-budget", "0")
+
+
+def test_pictures_of_deleted_snapshots_go_and_others_stay(own: Path) -> None:
+    (own / "evaluation").mkdir()
+    stay = ["000000001000-neighbours-pixels.png", "000000003000-leakage-x.png", "mine.png"]
+    stay += ["000000000500-truncation-pixels.png"]
+    for name in [*stay, "000000000500-neighbours-pixels.png"]:
+        (own / "evaluation" / name).touch()
+    pictures.prune(own)
+    assert sorted(path.name for path in (own / "evaluation").iterdir()) == sorted(stay)
 
 
 def test_mistakes_are_one_message(own: Path, reals: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """One pass over shared features: equal numbers every time, a whole protocol, clear refusals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,38 +13,17 @@ import torch
 import gansmith
 from gansmith.data import open_dataset
 from gansmith.errors import Stopped, UserError
-from gansmith.evaluation import frechet, protocol
+from gansmith.evaluation import costs, frechet, metrics, neighbours, protocol
+from gansmith.evaluation.cas import Budget
 from gansmith.evaluation.evaluate import Manner, prepare
-from gansmith.evaluation.features import FeatureNetwork, Features
+from gansmith.evaluation.featureset import FeatureSet
+from gansmith.evaluation.targets import Chunk, NetworkTarget
+from tests.evaluation.networks import Colour
 
 QUICK: dict[str, Any] = {"features": "pixels", "num": 96}
 PLAIN = ("frechet", "kid", "precision-recall", "density-coverage")
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*covariance is singular", "ignore:.*no standing statistics")
-
-
-class Counting(FeatureNetwork):
-    """Mean colour of an image, and logits that say which third is brightest; counts what it sees."""
-
-    name, frechet_name, dim, num_logits, resizer = "colour", "FD-colour", 3, 3, "none"
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def __call__(self, images: torch.Tensor) -> Features:
-        self.seen += len(images)
-        means = images.float().mean((2, 3))
-        rows = [images[:, :, 4 + 8 * k : 12 + 8 * k].float().mean((1, 2, 3)) for k in range(3)]
-        return Features(means, torch.stack(rows, 1) / 16)
-
-    def _compute(self, images: torch.Tensor) -> Any:
-        raise AssertionError
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": self.name}
-
-    def cache_identity(self) -> dict[str, Any]:
-        return {"name": self.name, "id": id(self)}
 
 
 def values(results: list[protocol.Result]) -> dict[str, float | None]:
@@ -62,7 +43,7 @@ def test_repeated_calls_give_equal_numbers_and_another_seed_others(fake_run: Pat
 
 
 def test_the_score_is_that_of_the_features(fake_run: Path, reals: Path) -> None:
-    network = Counting()
+    network = Colour()
     evaluation = prepare(fake_run, reals, metrics=["fid"], features=[network], num=50)
     result = evaluation.run()[0]
     images = [evaluation.target.chunk(0, seed=0, num=50).images]
@@ -73,7 +54,7 @@ def test_the_score_is_that_of_the_features(fake_run: Path, reals: Path) -> None:
 
 
 def test_every_image_is_made_and_seen_once_for_all_scores(fake_run: Path, reals: Path) -> None:
-    network = Counting()
+    network = Colour()
     names = [*PLAIN, "frechet-infinity", "is", "per-class", "leakage", "duplicates", "memorisation"]
     evaluation = prepare(fake_run, reals, metrics=names, features=[network], num=70)
     evaluation.once(0)
@@ -84,13 +65,94 @@ def test_every_image_is_made_and_seen_once_for_all_scores(fake_run: Path, reals:
 
 def test_several_networks_share_the_images(fake_run: Path, reals: Path) -> None:
     found = gansmith.evaluate(fake_run, reals, metrics=["fid"], features="pixels", num=64)
-    both = prepare(fake_run, reals, metrics=["fid"], features=[Counting(), Counting()], num=64)
+    both = prepare(fake_run, reals, metrics=["fid"], features=[Colour(), Colour()], num=64)
     drawn = []
     original = both.target.chunk
     both.target.chunk = lambda *a, **k: drawn.append(a) or original(*a, **k)  # type: ignore[method-assign, func-returns-value]
     assert len(both.once(0)) == 2
     assert drawn == [(0,)]
     assert len(found) == 1
+
+
+def test_scores_share_the_searches_for_neighbours(
+    fake_run: Path, reals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[tuple[int, int]] = []
+    original = neighbours._search
+
+    def counted(query: np.ndarray, base: np.ndarray, *rest: Any) -> neighbours.Neighbours:
+        searched.append((len(query), len(base)))
+        return original(query, base, *rest)
+
+    monkeypatch.setattr(neighbours, "_search", counted)
+    names = ["precision-recall", "density-coverage", "duplicates", "memorisation"]
+    evaluation = prepare(fake_run, reals, metrics=names, features=[Colour()], num=70)
+    evaluation.once(0)
+    assert sorted(searched) == [(60, 60), (70, 60), (70, 70)]
+    evaluation.once(1)
+    assert sorted(searched[3:]) == [(70, 60), (70, 70)]  # those of the reals are kept
+
+
+def test_everything_at_once_draws_every_image_once_and_is_json(
+    fake_run: Path, reals: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where a class has no fakes: what is not a number is null."""
+    said: list[str] = []
+    manner = Manner(pictures=tmp_path, say=said.append)
+    dataset = open_dataset(str(reals), resolution=32)
+    lonely = [replace(info, count=0 if info.name == "ant" else 30) for info in dataset.classes]
+    budget = Budget(steps=2)
+    it = prepare(fake_run, dataset, metrics=["all"], features=[Colour()], num=70, manner=manner, cas=budget)
+    it.target.follow(lonely)  # draws no ants
+    drawn: list[int] = []
+    original = NetworkTarget.pick
+
+    def counted(self: NetworkTarget, places: np.ndarray, **options: int) -> Chunk:
+        drawn.append(len(places))
+        return original(self, places, **options)
+
+    monkeypatch.setattr(NetworkTarget, "pick", counted)
+    scores = it.once(0)
+    assert sum(drawn) < 70 + 16 + 80 + 1  # the images, those of one picture and of the other
+    text = json.dumps([r.as_json() for r in protocol.results([scores], it.protocol(0, 1))], allow_nan=False)
+    rows = {row["metric"]: row for row in json.loads(text)}
+    assert len(rows) == 14
+    assert rows["class-accuracy"]["details"]["class_accuracy"]["ant"] is None
+    assert rows["per-class-frechet"]["details"]["classes"][0]["frechet"] is None
+    assert rows["cas"]["protocol"]["settings"]["steps"] == 2
+    assert rows["duplicates"]["details"]["exact"] == 0
+    assert any("left out: d-gap" in line for line in said)
+
+
+def test_only_fid_s_own_network_goes_without_a_name(fake_run: Path, reals: Path) -> None:
+    network = Colour()
+    network.frechet_name = "FD-FID"  # what a function called FID is called
+    results = gansmith.evaluate(fake_run, reals, metrics=["fid", "recall"], features=[network], num=70)
+    assert [result.name for result in results] == ["FD-FID", "precision-FID", "recall-FID"]
+
+
+def test_a_class_s_halves_are_of_equal_size_whatever_the_order() -> None:
+    """Leakage by a fitted classifier: reals whose classes alternate are no reason to learn only one."""
+    labels = np.arange(40) % 2
+    features = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    features[:, 0] += 20 * labels
+    found = FeatureSet(features, labels=labels, num_classes=2, class_names=["a", "b"])
+    subjects: Any = SimpleNamespace(
+        real=found,
+        fake=found,
+        network=SimpleNamespace(class_names=None),
+        images=SimpleNamespace(pictures=None),
+        score=lambda metric, value, better, **more: (value, more["details"]["real_accuracy"]),
+    )
+    assert metrics._leakage(subjects) == [(1.0, 1.0)]
+
+
+def test_the_expected_time_counts_the_scores() -> None:
+    one = costs.seconds(["frechet"], [100], num_fake=10, num_real=10, classes=1, known=True, rate=1e6)
+    assert one == pytest.approx(6.2)  # 2 · 10 · 100² + 6 · 100³ operations
+    two = costs.seconds(["frechet"], [100, 100], num_fake=10, num_real=10, classes=1, repeats=3, rate=1e6)
+    assert two == pytest.approx(2 * (3 * 6.2 + 5.2))
+    assert costs.seconds(["d-gap", "cas"], [100], num_fake=10, num_real=10, classes=1) == 0
 
 
 def test_repeats_give_mean_and_deviation_over_seeds(fake_run: Path, reals: Path) -> None:
@@ -144,7 +206,7 @@ def test_memorised_images_and_held_out_reals_are_told_apart(reals: Path) -> None
 
 def test_a_stop_ends_it_and_the_next_call_finds_the_reals(fake_run: Path, reals: Path) -> None:
     asked = iter([False, False, True])
-    network = Counting()
+    network = Colour()
     evaluation = prepare(
         fake_run, reals, metrics=["fid"], features=[network], num=500, manner=Manner(stop=lambda: next(asked))
     )
@@ -160,6 +222,8 @@ def test_a_stop_ends_it_and_the_next_call_finds_the_reals(fake_run: Path, reals:
         ({"num": 1}, "give at least 2"),
         ({"metrics": ["is"]}, "no classifier"),
         ({"metrics": ["kid"], "num_real": 0}, "--num-real 0"),
+        ({"metrics": ["kid"], "num_real": 61}, "has 60 images; choose 1 to 60"),
+        ({"metrics": ["precision-recall"], "num": 5}, "at least 6"),
         ({"metrics": ["frechet-infinity"], "num": 8}, "at least 20"),
         ({"metrics": ["d-gap"]}, "--held-out"),
         ({"truncation_kind": "magic", "truncation": 1.0}, "truncation-kind"),

@@ -14,7 +14,7 @@ from gansmith.data.prepare import prepare
 from gansmith.data.settings import PrepareSettings
 from gansmith.data.shards import ClassInfo
 from gansmith.errors import UserError
-from gansmith.evaluation import targets
+from gansmith.evaluation import stored, targets
 from gansmith.weights import snapshot
 
 REALS = [ClassInfo(0, "ant", 30), ClassInfo(1, "bee", 10), ClassInfo(2, "cat", 20)]
@@ -221,3 +221,22 @@ def test_a_network_that_draws_nan_is_told_of(fake_run: Path) -> None:
     target.sampler.G.forward = lambda z, y: original(z, y) * torch.nan  # type: ignore[method-assign]
     with pytest.raises(UserError, match="4 of 4 images hold NaN"):
         target.chunk(0, seed=0, num=4)
+
+
+def test_an_uncompressed_npz_is_read_image_by_image(tmp_path: Path) -> None:
+    images = pictures(9)
+    plain = stored.NpzImages(savez(tmp_path / "plain.npz", labels=np.arange(9), images=images))
+    np.savez_compressed(tmp_path / "small.npz", images=images)
+    np.savez(tmp_path / "turned.npz", images=np.asfortranarray(images))
+    assert isinstance(plain._images, np.memmap)
+    small, turned = (stored.NpzImages(tmp_path / f"{name}.npz") for name in ("small", "turned"))
+    assert not isinstance(small._images, np.memmap)
+    for each in (plain, small, turned):
+        assert np.array_equal(each.read(np.array([7, 2])), images[[7, 2]])
+
+
+def test_a_picked_image_is_that_of_its_chunk(fake_run: Path) -> None:
+    target = targets.open_target(fake_run)
+    whole = target.chunk(0, seed=3, num=20).images
+    some = target.pick(np.array([11, 4]), seed=3, num=20).images
+    assert (some.int() - whole[[11, 4]].int()).abs().max() <= 1  # rounding of another batch

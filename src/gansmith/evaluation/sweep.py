@@ -97,7 +97,7 @@ def _of_reals(evaluation: Evaluation) -> float | None:
     features = reference.held_out or reference.features
     if features.logits is None:
         return None
-    rows = arrays.some(len(features), evaluation.num, 0)  # the first ones are often all of one class
+    rows = arrays.some(len(features), evaluation.num, 0)  # the first ones may be all of one class
     return inception_score.inception_score(features.logits[rows]).value
 
 
