@@ -128,7 +128,7 @@ def detect(path: str | Path) -> str:
     looks = "".join(f"\n  - {format.name}: {format.looks}" for format in FORMATS)
     raise UserError(
         f"{path} holds no weights that are known here. These are read:\n"
-        f"  - gansmith: a run, a checkpoint, a snapshot (.safetensors){looks}"
+        f"  - gansmith: a run, a checkpoint, a snapshot (.safetensors), an exported folder{looks}"
     )
 
 
@@ -247,7 +247,7 @@ def _of_both(imported: Imported, key: str) -> str:
 def _is_ours(path: Path) -> bool:
     if path.is_file():
         return path.suffix == ".safetensors" or path.name == "best"
-    own = ("config.yaml", "manifest.json", snapshot.CHECKPOINT_FILE, "snapshots")
+    own = ("config.yaml", "manifest.json", snapshot.CHECKPOINT_FILE, snapshot.HUB_FILE, "snapshots")
     numbered = (file for file in path.glob("*.safetensors") if snapshot.NUMBERED.fullmatch(file.name))
     return any((path / name).exists() for name in own) or any(numbered)
 
