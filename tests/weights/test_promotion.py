@@ -118,6 +118,8 @@ def test_larger_networks_start_equal_too(family: str, resolution: int) -> None:
         {"num_classes": 0, "channels": 1},
         {"attention_blocks": [0, 1]},
         {"attention": (32,)},
+        {"leading_relu": True, "bare_blocks": True},  # compare_gan's
+        {"unit_range": True},
     ],
     ids=str,
 )
@@ -253,6 +255,7 @@ def test_the_old_network_is_not_touched() -> None:
         ({"resolution": 1024}, 2048, "append", "more is not built"),
         ({"resolution": 32}, 64, "insert", "use --how append"),
         ({"resolution": 128, "table": [16, 16, 8, 4, 2, 2]}, 256, "insert", "table of its own"),
+        ({"resolution": 128, "upsampling": "zeros"}, 256, "insert", "zeros between pixels"),
         ({"resolution": 64}, 128, "prepend", "append or insert"),
         ({"resolution": 64, "fade": "append", "alpha": 0.4}, 128, "append", "until alpha is 1"),
     ],

@@ -288,11 +288,11 @@ class Discriminator(nn.Module):
         _check_fade(fade)
         self.old_input: nn.Module | None = None
         self.joins = 0 if deep else 1  # after this group's blocks, what the older first layers made comes in
-        if fade == "append":
-            self.old_input = (
-                Conv(channels, widths[1], 3, eps)
-                if deep
-                else layers.DiscriminatorBlock(channels, widths[1], eps, down=True, first=True, wide=wide)
+        if fade == "append" and deep:
+            self.old_input = Conv(channels, widths[1], 3, eps)
+        elif fade == "append":
+            self.old_input = layers.DiscriminatorBlock(
+                channels, widths[1], eps, down=True, first=not leading_relu, wide=wide
             )
         self.gated = []
         if fade == "insert":

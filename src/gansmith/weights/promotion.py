@@ -60,6 +60,11 @@ def check(kwargs: Mapping[str, Any], resolution: int, how: str) -> None:
         raise UserError(
             f"--how insert follows the published tables, which allow {places} px{own}; use --how append."
         )
+    if how == "insert" and kwargs.get("upsampling", "nearest") != "nearest":
+        raise UserError(
+            "--how insert: this network puts zeros between pixels, and a stage that does so is no plain "
+            "resampling; use --how append."
+        )
 
 
 def promote_generator(G: Generator, *, how: str = "append", alpha: float = 0.0, seed: int = 0) -> Generator:
