@@ -80,7 +80,7 @@ def export(
     D = _discriminator(path, opened.file) if with_d else None
     info = _described(opened, truncation, truncation_kind)
     try:
-        sentence = _write(opened, dest, chosen, D, info, conditioning, license_name, truncation)
+        sentence = _write(opened, dest, chosen, D, info, conditioning, license_name, truncation, push)
     except OSError as error:
         raise UserError(
             f"{dest} could not be written ({error.strerror or error}); nothing was kept."
@@ -148,6 +148,7 @@ def _write(
     conditioning: str,
     license_name: str | None,
     truncation: float | None,
+    push: str | None,
 ) -> str:
     from gansmith.weights.export import author, graphs
 
@@ -161,7 +162,7 @@ def _write(
     if chosen == "biggan-pytorch":
         error = author.write(dest, opened.G, D, info)
         return f"{dest}: weights folder of BigGAN-PyTorch, singular values within {error:.1e}"
-    _write_folder(opened, dest, D, info, sha256, license_name, truncation)
+    _write_folder(opened, dest, D, info, sha256, license_name, truncation, push)
     return f"{dest}: model.safetensors, config.json, README.md, samples.png; open it with gansmith.load"
 
 
@@ -173,6 +174,7 @@ def _write_folder(
     sha256: str,
     license_name: str | None,
     truncation: float | None,
+    push: str | None,
 ) -> None:
     from gansmith import config as configuration
     from gansmith.cli.sample import row_name
@@ -193,7 +195,7 @@ def _write_folder(
     names = [row_name(opened, label) for label in rows] if opened.num_classes else None
     recipe = configuration.flat(configuration.Config.model_validate(info["config"])) if info["config"] else {}
     described = card.Card(
-        title=dest.name,
+        name=push or dest.name,
         source_sha256=sha256,
         truncation="no truncation" if truncation is None else f"truncation {truncation:g} ({kind})",
         license=license_name,

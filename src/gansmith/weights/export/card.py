@@ -15,11 +15,12 @@ UNKNOWN = "not stated"
 
 @dataclass
 class Card:
-    """title: of the page. license: an SPDX name or None. source_sha256: of the snapshot that was exported.
-    truncation: in words. scores: rows of metrics.jsonl of type `evaluation`. recipe: settings by path.
+    """name: the folder's, or `user/name` on the hub. license: an SPDX name or None. source_sha256: of the
+    snapshot that was exported. truncation: in words. scores: rows of metrics.jsonl of type `evaluation`.
+    recipe: settings by path. imported: where weights of another program are from.
     """
 
-    title: str
+    name: str
     source_sha256: str
     truncation: str
     license: str | None = None
@@ -31,9 +32,9 @@ class Card:
         """README.md. described: what config.json says."""
         parts = [
             _front_matter(self.license, described),
-            f"# {self.title}\n\n{_summary(described)}\n\n![Samples](samples.png)\n\n"
+            f"# {_last(self.name)}\n\n{_summary(described)}\n\n![Samples](samples.png)\n\n"
             f"One row per class, one seed per column, {self.truncation}.\n",
-            _use(described),
+            _use(self.name, described),
             f"## Data\n\n{self._data(described)}\n",
             f"## Recipe\n\n{self._recipe(described)}\n",
             f"## Scores\n\n{_scores(self.scores)}\n",
@@ -49,13 +50,18 @@ class Card:
         if self.imported:
             program = self.imported.get("format", UNKNOWN)
             return f"Weights published in the format of {program}; their data: {UNKNOWN}."
-        # A path says where the images lay on one machine; its last part is what people call the set.
-        path = str(self.recipe.get("data.path") or UNKNOWN)
-        name = path if path.startswith("builtin:") else path.rstrip("/").rpartition("/")[2]
+        name = _last(str(self.recipe.get("data.path") or UNKNOWN))
         labels = list(described["id2label"].values())
         shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
         classes = f"{len(labels)} classes: {shown}" if labels else "without classes"
-        return f"`{name}`, {classes}."
+        begun = self.recipe.get("init.source")
+        started = (
+            f" Training began from the weights `{_last(begun)}` (SHA-256 of their tensors "
+            f"`{self.recipe.get('init.sha256') or UNKNOWN}`), with data and a licence of their own."
+            if begun
+            else ""
+        )
+        return f"`{name}`, {classes}.{started}"
 
     def _recipe(self, described: dict[str, Any]) -> str:
         kwargs = described["generator"]
@@ -67,8 +73,15 @@ class Card:
             "images seen": f"{described['images_seen']:,}",
             "weights": "averaged (EMA)" if described["ema"] else "as trained",
         }
+        if kwargs.get("fade"):
+            rows["promoted"] = f"from {kwargs['resolution'] // 2} px ({kwargs['fade']})"
         rows |= {path: value for path, value in self.recipe.items() if path in SHOWN and value is not None}
         return "| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+
+
+def _last(path: str) -> str:
+    """What people call a path: where it lay on one machine is nobody's business."""
+    return path if path.startswith("builtin:") else path.rstrip("/").rpartition("/")[2]
 
 
 SHOWN = ("preset", "loss.objective", "optim.lr_g", "optim.lr_d", "optim.d_steps", "train.batch", "train.seed",
@@ -89,12 +102,12 @@ def _summary(described: dict[str, Any]) -> str:
     return f"{both} of a {kind} for images {what}, {kwargs['resolution']}×{kwargs['resolution']} pixels."
 
 
-def _use(described: dict[str, Any]) -> str:
+def _use(name: str, described: dict[str, Any]) -> str:
     labels = list(described["id2label"].values())
     asked = f", classes={labels[:1]!r}" if labels else ""
     return (
         "## Use\n\n```python\nimport gansmith\n\n"
-        'sampler = gansmith.load("FOLDER")  # or "user/name" on the hub\n'
+        f'sampler = gansmith.load("{name}")  # this folder, or user/name on the hub\n'
         f"images = sampler.sample(8{asked})  # uint8 (8, {described['generator']['resolution']}, …)\n```\n"
     )
 
@@ -116,8 +129,30 @@ def _scores(rows: Sequence[dict[str, Any]]) -> str:
             f"| {result['name']} | {result['value']:.5g}{sd} | {result.get('better', UNKNOWN)} | {counts} "
             f"| {'none' if truncation is None else truncation} | {result.get('protocol_id', UNKNOWN)} |"
         )
-    lines.append("\nScores compare only where the protocol is the same.")
+    lines.append("\nScores compare only where the protocol is the same:\n")
+    protocols = {r.get("protocol_id", UNKNOWN): r.get("protocol") or {} for r in results}
+    lines += [f"- {name}: {_protocol(protocol)}" for name, protocol in protocols.items()]
     return "\n".join(lines)
+
+
+def _protocol(protocol: dict[str, Any]) -> str:
+    """What decides a score's value besides the network, in one line."""
+    features = protocol.get("features") or {}
+    said = {
+        "features": features.get("name"),
+        "resizer": features.get("resizer"),
+        "weights of the features (SHA-256)": (features.get("weights_sha256") or "")[:12],
+        "reals": protocol.get("split"),
+        "content of the reals": (protocol.get("reference") or "")[:12],
+        "classes of the fakes": protocol.get("labels"),
+        "BatchNorm": protocol.get("batchnorm"),
+        "averaged weights": protocol.get("ema"),
+        "precision": protocol.get("precision"),
+        "seed": protocol.get("seed"),
+        "repeats": protocol.get("repeats"),
+        "gansmith": protocol.get("code_version"),
+    }
+    return ", ".join(f"{key} {value}" for key, value in said.items() if value not in (None, "")) or UNKNOWN
 
 
 def _count(number: Any) -> str:
