@@ -276,6 +276,9 @@ def test_files_that_do_not_fit_are_refused_with_the_first_differences(tmp_path: 
         read_generator(file, {**CONFIG, "model": "BigVAE"})
     with pytest.raises(UserError, match="norm_style 'in' has no counterpart"):
         read_generator(file, {**CONFIG, "norm_style": "in"})
+    with pytest.raises(UserError, match=r"the configuration of G is not readable: .*'many'"):
+        read_generator(file, {**CONFIG, "dim_z": "many"})
+    assert images(read_generator(file, {**CONFIG, "dim_z": "8", "BN_eps": "1e-5"})[0]).isfinite().all()
     with pytest.raises(UserError, match="the configuration lacks G_ch"):
         read_generator(file, {key: value for key, value in CONFIG.items() if key != "G_ch"})
     author_file(file, G, **{"encoder.weight": torch.zeros(2)})
@@ -283,6 +286,12 @@ def test_files_that_do_not_fit_are_refused_with_the_first_differences(tmp_path: 
         read(file, config=CONFIG)
     torch.save({key: value for key, value in saved.items() if key != "output_layer.2.bias"}, file)
     with pytest.raises(UserError, match=r"output_layer\.2\.bias is missing"):
+        read(file, config=CONFIG)
+    torch.save({3: torch.ones(1)}, file)
+    with pytest.raises(UserError, match="its tensors are not those of a BigGAN"):
+        read(file)
+    torch.save(saved | {"output_layer.0.stored_var": -saved["output_layer.0.stored_var"]}, file)
+    with pytest.raises(UserError, match=r"output_layer\.0\.stored_var below 0, which no variance is"):
         read(file, config=CONFIG)
     nan_file(file, built(CONFIG)[0])
     with pytest.raises(UserError, match=r"blocks\.1\.0\.conv2\.weight holds NaN or infinity"):
@@ -294,6 +303,11 @@ def test_optimizers_that_are_not_this_networks_are_refused(tmp_path: Path) -> No
     author_file(tmp_path / "G.pth", G)
     torch.save(torch.optim.Adam(D.parameters()).state_dict(), tmp_path / "G_optim.pth")
     with pytest.raises(UserError, match=r"G_optim\.pth holds \d+ parameters, G has \d+; not its optimizer"):
+        read(tmp_path)
+    state = torch.optim.Adam(G.parameters()).state_dict()
+    state["state"] = {0: {"step": 1, "exp_avg": 0.5, "exp_avg_sq": 0.5}}
+    torch.save(state, tmp_path / "G_optim.pth")
+    with pytest.raises(UserError, match=r"moments of shared\.weight are \{\(\)\}, expected \(3, 4\)"):
         read(tmp_path)
     torch.save({"weights": 3}, tmp_path / "G_optim.pth")
     with pytest.raises(UserError, match=r"is no state of torch\.optim\.Adam"):

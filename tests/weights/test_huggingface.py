@@ -236,3 +236,32 @@ def test_attention_before_the_first_block_is_refused(shared_dir: Path, tmp_path:
     torch.save(moved, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="attention stands before its first block"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gone", "config", "message"),
+    [
+        ("generator.conv_to_rgb.weight_orig", {}, "conv_to_rgb.weight_orig"),
+        ("generator.layers.8.", {}, "config.json has attention at layer 8, the file has none"),
+        (None, {"eps": None}, "its configuration or tensors are incomplete"),
+    ],
+)
+def test_what_is_missing_is_named(
+    shared_dir: Path, tmp_path: Path, gone: str | None, config: dict[str, Any], message: str
+) -> None:
+    golden = shared_dir / "golden" / "hf-biggan-deep-128"
+    told = json.loads((golden / "config.json").read_text()) | config
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    state = torch.load(golden / "pytorch_model.bin", weights_only=True)
+    kept = {name: value for name, value in state.items() if gone is None or not name.startswith(gone)}
+    torch.save(kept | {"comment": "mine"}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=re.escape(message)):
+        read(tmp_path)
+
+
+def test_what_is_no_tensor_is_listed(shared_dir: Path, tmp_path: Path) -> None:
+    golden = shared_dir / "golden" / "hf-biggan-deep-128"
+    shutil.copy(golden / "config.json", tmp_path)
+    state = torch.load(golden / "pytorch_model.bin", weights_only=True)
+    torch.save(state | {"comment": "mine"}, tmp_path / "pytorch_model.bin")
+    assert read(tmp_path).unused == [("comment", "no tensor")]

@@ -2,9 +2,10 @@
 wrote them down.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +112,16 @@ def _joined(attention: list[int]) -> str:
 def generator_kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of our Generator. Raises UserError for an unknown model or what it cannot be."""
     common = _common(config, "G")
-    dim_z, shared = config["dim_z"], bool(config["G_shared"])
-    kwargs = {
-        **common,
-        "dim_z": dim_z,
-        # 0, the author's default, stands for the length of z as it was given
-        "shared_dim": (config.get("shared_dim") or dim_z) if shared else 0,
-        "skip_z": bool(config["hier"]),
-        "bn_eps": config["BN_eps"],
-    }
+    with _readable("G"):
+        dim_z, shared = int(config["dim_z"]), bool(config["G_shared"])
+        kwargs = {
+            **common,
+            "dim_z": dim_z,
+            # 0, the author's default, stands for the length of z as it was given
+            "shared_dim": (int(config.get("shared_dim") or 0) or dim_z) if shared else 0,
+            "skip_z": bool(config["hier"]),
+            "bn_eps": float(config["BN_eps"]),
+        }
     if kwargs["skip_z"] and common["family"] == "biggan" and common["resolution"] > 0:
         slots = int(math.log2(common["resolution"])) - 1
         kwargs["dim_z"] = dim_z // slots * slots  # the author cuts off what does not divide
@@ -143,7 +145,7 @@ def discriminator_kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _common(config: Mapping[str, Any], net: str) -> dict[str, Any]:
-    model = config.get("model", "BigGAN")
+    model = str(config.get("model", "BigGAN"))
     if model not in FAMILIES:
         raise UserError(f"config.json: model {model!r} is unknown; BigGAN-PyTorch has {', '.join(FAMILIES)}.")
     if (norm := config.get("norm_style", "bn")) != "bn":
@@ -153,7 +155,7 @@ def _common(config: Mapping[str, Any], net: str) -> dict[str, Any]:
     activation = str(config.get(f"{net}_nl", "relu"))
     if activation not in ("relu", "inplace_relu", "ir"):
         raise UserError(f"{net}_nl {activation!r} has no counterpart here; only ReLU networks are read.")
-    try:
+    with _readable(net):
         named = [int(a) for a in str(config[f"{net}_attn"]).split("_") if a not in ("", "0")]
         largest = int(config["resolution"]) // (2 if net == "D" else 1)
         attention = sorted(at for at in named if (4 if net == "D" else 8) <= at <= largest)
@@ -168,6 +170,12 @@ def _common(config: Mapping[str, Any], net: str) -> dict[str, Any]:
             "sn_eps": float(config["SN_eps"]),
             "spectral": config.get(f"{net}_param", "SN") == "SN",
         }
+
+
+@contextlib.contextmanager
+def _readable(net: str) -> Iterator[None]:
+    try:
+        yield
     except KeyError as error:
         raise UserError(
             f"the configuration lacks {error.args[0]}; add it with --config FILE (JSON)."

@@ -159,7 +159,7 @@ def _network_state(file: Path) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = {}
     for name, value in saved.items():
-        plain = name.removeprefix("module.")
+        plain = str(name).removeprefix("module.")
         plain = re.sub(r"\.bn\.(?:stored|running)_(mean|var)$", r".stored_\1", plain)
         plain = re.sub(r"\.running_(mean|var)$", r".stored_\1", plain)
         if plain in state:
@@ -264,7 +264,7 @@ def _add_optimizer(imported: Imported, letter: str, net: nn.Module | None, file:
             continue
         if not {"step", "exp_avg", "exp_avg_sq"} <= state.keys():
             raise UserError(f"{file}: parameter {index} has {', '.join(state)}; Adam's moments are expected.")
-        shapes = {tuple(state[key].shape) for key in ("exp_avg", "exp_avg_sq")}
+        shapes = {tuple(torch.as_tensor(state[key]).shape) for key in ("exp_avg", "exp_avg_sq")}
         if shapes != {tuple(parameter.shape)}:
             raise UserError(f"{file}: moments of {name} are {shapes}, expected {tuple(parameter.shape)}.")
         moments[name] = {

@@ -37,7 +37,7 @@ def weights_in(folder: Path) -> list[Path]:
 
 
 def looks_like(state: Mapping[str, Any]) -> bool:
-    return any(name.endswith("generator.gen_z.weight_orig") for name in state)
+    return any(str(name).endswith("generator.gen_z.weight_orig") for name in state)
 
 
 def read(
@@ -53,7 +53,7 @@ def read(
     if not isinstance(saved, dict) or not looks_like(saved):
         raise UserError(f"{file} holds no generator of pytorch_pretrained_biggan (generator.gen_z…).")
     state = {
-        name.removeprefix("module."): value for name, value in saved.items() if isinstance(value, Tensor)
+        str(name).removeprefix("module."): value for name, value in saved.items() if isinstance(value, Tensor)
     }
     beside = _config_beside(file)
     settings, notes = _settings(state, (beside or {}) | dict(config or {}), file)
@@ -64,7 +64,9 @@ def read(
     G = _build(settings, file)
     taken = _Taker(state, file)
     _take_all(G, taken, settings, hugging_face)
-    unused = taken.finish()
+    unused = taken.finish() + [
+        (str(name), "no tensor") for name, value in saved.items() if not isinstance(value, Tensor)
+    ]
     spectral.refresh(G, iterations=0)
     G.eval()
     assert G.statistics_table is not None
@@ -118,6 +120,8 @@ def _settings(
         ch = int(config.get("channel_width", state["generator.bn.weight"].shape[0]))
         shared, classes = state["embeddings.weight"].shape
         dim_z = int(config.get("z_dim", state["generator.gen_z.weight_orig"].shape[1] - shared))
+        rgb_rows = state["generator.conv_to_rgb.weight_orig"].shape[0]
+        eps = float(config.get("eps", EPS))
         layers = [(bool(up), int(i), int(o)) for up, i, o in config["layers"]] if "layers" in config else None
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{file}: its configuration or tensors are incomplete ({error}).") from None
@@ -130,6 +134,8 @@ def _settings(
         )
     notes = []
     asked = config.get("attention_layer_position")
+    if isinstance(asked, int) and 0 <= asked < len(layers) and not attended:
+        raise UserError(f"{file}: config.json has attention at layer {asked}, the file has none.")
     if asked is not None and attended and asked != attended[0]:
         notes.append(f"attention stands at layer {attended[0]}, not at {asked} as config.json says.")
     resolution, depth, table = _stages(layers, file)
@@ -140,7 +146,6 @@ def _settings(
     if positions and attended and min(attended) < positions[0]:
         raise UserError(f"{file}: attention stands before its first block, which is not built here.")
     blocks = [positions.index(max(p for p in positions if p < place)) for place in attended]
-    eps = float(config.get("eps", EPS))
     kwargs = {
         "family": "biggan-deep",
         "resolution": resolution,
@@ -152,7 +157,7 @@ def _settings(
         "bn_eps": eps,
         "output_bn_eps": eps,
         "sn_eps": eps,
-        "rgb_rows": state["generator.conv_to_rgb.weight_orig"].shape[0],
+        "rgb_rows": rgb_rows,
         "table": table,
     }
     if all((block + 1) % depth == 0 for block in blocks):

@@ -5,6 +5,7 @@ A reader loses nothing silently: what it did not use is in `unused`, what it cou
 each with the reason. This room holds results; it reads no file.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def new_info(source_format: str, source: Path, **known: Any) -> dict[str, Any]:
     } | known
 
 
+VARIANCES = re.compile(r"\.(stored_var|running_vars)$")
 # Statistics that came with the weights, of a full latent; nobody says from how many images.
 STORED_STATISTICS = {"truncation": 1.0, "kind": "none", "images": None, "group": None}
 
@@ -87,7 +89,9 @@ def listed(problems: list[str], shown: int = 5) -> str:
 
 
 def check_finite(source: Path, tensors: dict[str, Tensor]) -> None:
-    """Raises UserError, naming the first tensors, where weights hold NaN or infinity."""
+    """Raises UserError, naming the first tensors, where weights hold NaN or infinity, or variances are below
+    0.
+    """
     bad = [
         name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()
     ]
@@ -95,4 +99,9 @@ def check_finite(source: Path, tensors: dict[str, Tensor]) -> None:
         raise UserError(
             f"{source}: {listed(bad, 3)} hold{'s' if len(bad) == 1 else ''} NaN or infinity: the network had "
             "diverged or the file is damaged; use an earlier or intact one."
+        )
+    negative = [name for name, value in tensors.items() if VARIANCES.search(name) and (value < 0).any()]
+    if negative:
+        raise UserError(
+            f"{source}: {listed(negative, 3)} below 0, which no variance is: the file was altered."
         )
