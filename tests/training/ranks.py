@@ -80,7 +80,7 @@ class Ranks:
         for process in self.processes:
             process.start()
 
-    def end(self, seconds=100):
+    def end(self, seconds=250):
         """Waits for all; returns their exit codes. Kills what is still there after `seconds`."""
         for process in self.processes:
             process.join(seconds)

@@ -48,7 +48,7 @@ def test_two_nodes_are_two_global_ranks_and_the_first_writes(launch, images, tmp
         )
         for rank in (0, 1)
     ]
-    said = [node.communicate(timeout=120)[0] for node in nodes]
+    said = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)
     assert "2 processes on cpu" in said[0]
     assert "finished: 16 images" in said[0]
@@ -102,15 +102,15 @@ def slurm(launch, images, tmp_path):
         )  # fmt: skip
         if during:
             during(job)
-        said, _ = job.communicate(timeout=120)
+        said, _ = job.communicate(timeout=300)
         return job.returncode, said, log.read_text() if log.exists() else ""
 
     return submit
 
 
 def test_slurm_stops_before_the_limit_requeues_until_finished_and_then_no_more(slurm, tmp_path):
-    code, said, asked = slurm({"train.duration": 80000}, {"FAKE_LEFT": "10:05", "MARGIN": "604"})
-    assert "stopped by the time limit" in said or "--stop-after" not in said, said
+    code, said, asked = slurm({"train.duration": 80000}, {"FAKE_LEFT": "00:06"})
+    assert "stopped by the time limit" in said, said
     assert "unfinished" in said
     assert code == 0
     assert asked.startswith("requeue ")

@@ -37,7 +37,7 @@ def in_float64():
     """Networks, Adam, average and collectives in double precision: what comes in is made wide, and the
     program nowhere narrows what is."""
     from gansmith.sampling import latents
-    from gansmith.training import loop, saving
+    from gansmith.training import grids, loop
 
     torch.set_default_dtype(torch.float64)
     stream, from_seeds, to_device = latents.stream, latents.from_seeds, loop.to_device
@@ -49,7 +49,7 @@ def in_float64():
     latents.stream = wide_stream
     latents.from_seeds = lambda *arguments, **settings: from_seeds(*arguments, **settings).double()
     loop.to_device = lambda images, device: to_device(images, device).double()
-    saving.draw = lambda *arguments: None
+    grids.draw_interpolation = lambda *arguments: None
 
 
 @pytest.mark.parametrize(("group", "worlds"), [(8, (2, 4)), (4, (4,))])
@@ -100,6 +100,36 @@ def test_a_run_goes_on_with_another_number_of_ranks(on, tmp_path):
     for kind in KINDS:
         parts = [shown(tmp_path, record, world, kind) for record, world in (("b", 1), ("c", 4), ("d", 2))]
         assert shown(tmp_path, "a", 1, kind) == [batch for part in parts for batch in part]
+
+
+def weights_of_one_process():
+    """G and its average become those of a fixed seed before a snapshot, so that several processes draw with
+    the bits that one has."""
+    from gansmith.models.biggan import Generator
+    from gansmith.training import saving
+
+    snapshot = saving.snapshot
+
+    def same(run, state):
+        torch.manual_seed(0)
+        fixed = Generator(**state.G.net.kwargs).state_dict()
+        state.G.net.load_state_dict(fixed)
+        state.G_ema.load_state_dict(fixed)
+        snapshot(run, state)
+
+    saving.snapshot = same
+
+
+def test_statistics_and_grids_drawn_by_three_ranks_have_the_bits_of_one(on):
+    settings = {"train.batch": 12, "bn.group": 4, "train.duration": 12}
+    settings |= {"log.statistics_images": 40, "log.grid_columns": 5}
+    one, three = (on(world, f"run{world}", settings, f"r{world}", weights_of_one_process) for world in (1, 3))
+    for name in (
+        "samples/000000000012.png",
+        "samples/000000000012-raw.png",
+        "snapshots/000000000012.safetensors",
+    ):
+        assert (one / name).read_bytes() == (three / name).read_bytes(), name
 
 
 # Only rank 0 writes

@@ -255,7 +255,10 @@ class Moments:
     def add(self, x: Tensor) -> None:
         """x (N, C, H, W)."""
         mean, var = (moment.double() for moment in moments(x))
-        count = x.numel() // x.shape[1]
+        self.include(x.numel() // x.shape[1], mean, var)
+
+    def include(self, count: int, mean: Tensor, var: Tensor) -> None:
+        """Pools the moments of `count` more values per channel; mean, var (C,) float64."""
         total = self.count + count
         delta = mean - self.mean
         self.squares = self.squares + var * count + delta.square() * (self.count * count / total)

@@ -4,9 +4,9 @@ Training normalises by the statistics of a group of images. Sampling needs fixed
 weights and this truncation: a truncated latent has other activations than a full one (BigGAN, appendix B).
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,16 @@ from gansmith.sampling import latents
 
 Key = tuple[float, str]
 IMAGES = 1024  # pooled where nobody says how many: a channel's mean is then known to 3 % of its deviation
+
+
+class Ranks(Protocol):
+    """Processes 0 … size − 1 that work together; `sum` adds a tensor over all of them, in place."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def sum(self, tensor: torch.Tensor) -> None: ...
 
 
 def largest_group(resolution: int) -> int:
@@ -47,6 +57,7 @@ def estimate(
     seed: int = 0,
     device: torch.device | str | None = None,
     precision_context: Callable[[], AbstractContextManager] = nullcontext,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Writes G's standing statistics for a truncation and returns their description (`info["statistics"]`).
 
@@ -54,7 +65,8 @@ def estimate(
     often; the moments of all groups are pooled. images: None takes 1,024; rounded up to whole groups.
     Deterministic, and apart from the buffers G is left as it was found (mode and group included). No random
     state is touched. precision_context: entered around every forward (autocast); the moments are accumulated
-    in float64 regardless.
+    in float64 regardless. ranks: processes that call this together, with the same G, and share the groups;
+    the result has the bits of one process.
     """
     num_groups = -(-(images or IMAGES) // group)
     device = device or next(G.parameters()).device
@@ -65,8 +77,8 @@ def estimate(
     for norm in norms:
         norm.group = None
     try:
-        with normalization.accumulate_statistics(G):
-            for first in range(0, num_groups * group, group):
+        with normalization.accumulate_statistics(G), _shared(norms, num_groups, ranks) as mine:
+            for first in (index * group for index in mine):
                 seeds = range(first, first + group)
                 z = latents.from_seeds(
                     seeds,
@@ -84,6 +96,43 @@ def estimate(
             norm.group = before
     threshold, rule = key(truncation, kind)
     return {"truncation": threshold, "kind": rule, "images": num_groups * group, "group": group}
+
+
+@contextmanager
+def _shared(norms: list[normalization.BatchNorm], num: int, ranks: Ranks | None) -> Iterator[range]:
+    """The groups, of `num`, that this process forwards inside; then all are pooled on all, in their order."""
+    if ranks is None or ranks.size == 1:
+        yield range(num)
+        return
+    parts: list[_Parts] = []
+    for norm in norms:
+        norm.accumulated = _Parts()
+        parts.append(norm.accumulated)
+    yield (mine := range(ranks.rank, num, ranks.size))
+    for norm, part in zip(norms, parts):
+        # Every process writes its groups, and x + 0 is x. On the host: some devices lack float64.
+        rows = torch.zeros(num, 2, len(norm.stored_mean), dtype=torch.float64)
+        count = torch.zeros(1, dtype=torch.int64)
+        for index, (values, mean, var) in zip(mine, part.all):
+            rows[index] = torch.stack([mean, var]).cpu()
+            if index == 0:
+                count[0] = values
+        ranks.sum(rows)
+        ranks.sum(count)
+        norm.accumulated = normalization.Moments()
+        for mean, var in rows.to(norm.stored_mean.device):
+            norm.accumulated.include(int(count), mean, var)
+
+
+class _Parts(normalization.Moments):
+    """Keeps the moments of every forward apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+
+    def include(self, count: int, mean: torch.Tensor, var: torch.Tensor) -> None:
+        self.all.append((count, mean, var))
 
 
 def key(truncation: float | None, kind: str) -> Key:

@@ -16,6 +16,7 @@ from gansmith.data.shards import Dataset
 from gansmith.models.biggan import Generator
 from gansmith.sampling import grids, interpolation, latents, sampler, statistics
 from gansmith.training import announce
+from gansmith.training.distributed import World
 from gansmith.training.precision import Precision
 
 
@@ -50,6 +51,21 @@ def draw_samples(
     path: Path, G: Generator, config: Config, dataset: Dataset, precision: Precision, group: int
 ) -> None:
     """One grid of fixed latents (seed = column). G must be in eval mode with standing statistics."""
+    save_samples(path, sample(G, config, dataset, precision, group), config, dataset)
+
+
+def sample(
+    G: Generator,
+    config: Config,
+    dataset: Dataset,
+    precision: Precision,
+    group: int,
+    world: World | None = None,
+) -> np.ndarray:
+    """The images of a grid, uint8 (N, H, W, C), by rows.
+
+    world: processes that call this together and share the drawing; all of them get the same images.
+    """
     columns, labels = config.log.grid_columns, rows(config, dataset)
     seeds = list(range(columns))
     z = latents.from_seeds(seeds, dim=config.model.dim_z, kind=config.model.latent)
@@ -59,11 +75,21 @@ def draw_samples(
     else:
         z = latents.from_seeds(range(len(labels) * columns), dim=config.model.dim_z, kind=config.model.latent)
         y = None
-    batches = sampler.generate(
-        G, z, y, min(group, statistics.largest_group(config.model.resolution)), dtype(precision)
-    )
-    images = torch.cat([batch.cpu() for batch in batches]).numpy()
-    _save(path, images, columns, _names(config, dataset, labels))
+    micro = min(group, statistics.largest_group(config.model.resolution))
+    rank, size = (world.rank, world.size) if world else (0, 1)
+    side, channels = config.model.resolution, config.model.channels
+    images = torch.zeros(len(z), side, side, channels, dtype=torch.uint8)
+    for first in range(rank * micro, len(z), size * micro):
+        part = slice(first, first + micro)
+        for batch in sampler.generate(G, z[part], y if y is None else y[part], micro, dtype(precision)):
+            images[part] = batch.cpu()
+    if world:
+        world.sum(images)  # every image has one author, and x + 0 is x
+    return images.numpy()
+
+
+def save_samples(path: Path, images: np.ndarray, config: Config, dataset: Dataset) -> None:
+    _save(path, images, config.log.grid_columns, _names(config, dataset, rows(config, dataset)))
 
 
 def draw_interpolation(
@@ -79,9 +105,17 @@ def draw_interpolation(
 
 
 def estimate_statistics(
-    G: Generator, config: Config, num_classes: int, group: int, precision: Precision
+    G: Generator,
+    config: Config,
+    num_classes: int,
+    group: int,
+    precision: Precision,
+    world: World | None = None,
 ) -> dict:
-    """Standing statistics for the weights G has now, written into its buffers; returns their description."""
+    """Standing statistics for the weights G has now, written into its buffers; returns their description.
+
+    world: processes that call this together and share the forward passes.
+    """
     return statistics.estimate(
         G,
         config.model.latent,
@@ -89,6 +123,7 @@ def estimate_statistics(
         images=config.log.statistics_images,
         group=min(group, statistics.largest_group(config.model.resolution)),
         precision_context=precision.autocast,
+        ranks=world,
     )
 
 

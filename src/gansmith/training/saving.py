@@ -21,22 +21,31 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def snapshot(run: "Run", state: State) -> None:
-    """Averaged G with its standing statistics as a file, and grids of averaged and raw G and an
-    interpolation.
+    """Averaged G with its standing statistics as a file; samples/NAME.png (averaged G), NAME-raw.png (G as
+    trained), NAME-interpolation.png.
     """
+    folder, name = run.out / "snapshots", checkpoints.name(state.images_seen)
+    ema.make_usable(state.G_ema, state.G.net)
+    group, common = run.bn_group, (run.config, run.dataset, run.precision)
+    # All processes draw; what can fail comes after, on rank 0 alone.
+    statistics = grids.estimate_statistics(
+        state.G_ema, run.config, run.num_classes, group, run.precision, run.world
+    )
+    averaged = grids.sample(state.G_ema.eval(), *common, group, run.world)
+    raw = replica(state.G.net)
+    grids.estimate_statistics(raw, run.config, run.num_classes, group, run.precision, run.world)
+    as_trained = grids.sample(raw, *common, group, run.world)
     if run.world.is_main:
-        folder, name = run.out / "snapshots", checkpoints.name(state.images_seen)
-        ema.make_usable(state.G_ema, state.G.net)
-        statistics = grids.estimate_statistics(
-            state.G_ema, run.config, run.num_classes, run.bn_group, run.precision
-        )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             D = state.D.net if run.config.log.snapshot_d else None
             snapshots.save(
                 folder / f"{name}.safetensors", state.G_ema, D=D, info=info(run, state, statistics)
             )
-            draw(run, state, name)
+            samples = run.out / "samples"
+            grids.save_samples(samples / f"{name}.png", averaged, run.config, run.dataset)
+            grids.save_samples(samples / f"{name}-raw.png", as_trained, run.config, run.dataset)
+            grids.draw_interpolation(samples / f"{name}-interpolation.png", state.G_ema, *common)
         except OSError as error:
             run.log.warn(f"snapshot {name} could not be written ({error}); training goes on")
         else:
@@ -50,18 +59,6 @@ def snapshot(run: "Run", state: State) -> None:
             )
             run.log.event("snapshot", images_seen=state.images_seen, file=f"snapshots/{name}.safetensors")
     run.world.barrier()
-
-
-@torch.no_grad()
-def draw(run: "Run", state: State, name: str) -> None:
-    """samples/NAME.png (averaged G), NAME-raw.png (G as trained), NAME-interpolation.png."""
-    samples, common = run.out / "samples", (run.config, run.dataset, run.precision)
-    G_ema = state.G_ema.eval()
-    grids.draw_samples(samples / f"{name}.png", G_ema, *common, run.bn_group)
-    grids.draw_interpolation(samples / f"{name}-interpolation.png", G_ema, *common)
-    raw = replica(state.G.net)
-    grids.estimate_statistics(raw, run.config, run.num_classes, run.bn_group, run.precision)
-    grids.draw_samples(samples / f"{name}-raw.png", raw, *common, run.bn_group)
 
 
 def checkpoint(run: "Run", state: State) -> str:
