@@ -52,6 +52,24 @@ def test_any_size_is_recognised_and_gives_its_own_images(
     assert found.unfilled == []
 
 
+def test_what_variables_do_not_tell_may_be_said(tmp_path: Path) -> None:
+    """At 256 px the stages that end at 16 and at 32 px are equally wide."""
+    G = network(resolution=256, dim_z=14, attention=[16], ch=2, bn_eps=1e-3, output_bn_eps=1e-3)
+    folder = module_of(G, tmp_path)
+    guessed = tfhub.read(folder)
+    assert guessed.G is not None
+    assert guessed.G.kwargs["attention"] == [32]
+    assert any("at 16 px. Another one: --config FILE" in note for note in guessed.notes)
+    found = tfhub.read(folder, config={"G_attn": "16", "BN_eps": 1e-3})
+    torch.testing.assert_close(images_of(found.G, 1), images_of(stepped(G), 1), atol=2e-5, rtol=0)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="attention at 64 px would not have its 16 channels; 16, 32 px would"):
+        tfhub.read(folder, config={"G_attn": "64"})
+    with pytest.raises(UserError, match="--config: G_ch is told by a module's variables"):
+        tfhub.read(folder, config={"G_ch": 2})
+    with pytest.raises(UserError, match=r"--config: .*'x'; numbers are expected"):
+        tfhub.read(folder, config={"BN_eps": "x"})
+
+
 def test_raw_weights_are_read_when_asked_for_or_when_there_are_no_others(tmp_path: Path) -> None:
     G = network(resolution=32, dim_z=8, attention=[])
     folder = module_of(G, tmp_path / "both")

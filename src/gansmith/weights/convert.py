@@ -88,8 +88,9 @@ FORMATS = [
     Format(
         tfhub.FORMAT,
         tfhub.is_module,
-        lambda path, own: tfhub.read(path, averaged=not own.raw),
+        lambda path, own: tfhub.read(path, averaged=not own.raw, config=own.config),
         "a module's folder or archive, or its variables",
+        ("config", "raw"),
     ),
     Format(
         compare_gan.FORMAT,

@@ -279,14 +279,24 @@ def _widths(stages: list[int], depth: int) -> list[int]:
     return [stages[0], *inner]
 
 
-def attention_place(source: Path, width: int, widths: list[int], sizes: dict[str, Any]) -> tuple[int, str]:
+def attention_place(
+    source: Path, width: int, widths: list[int], sizes: dict[str, Any], asked: int | None = None
+) -> tuple[int, str]:
     """The resolution after whose block a generator's attention stands, told by its channels, and a note where
-    other places have as many; the published one goes first. widths, sizes: as in `generator_sizes`.
+    other places have as many; the one that is asked for goes first, then the published one. widths, sizes: as
+    in `generator_sizes`. Raises UserError where the channels are those of no stage, or not of the asked one.
     """
     stages = widths[:: sizes["depth"]]
     possible = [4 << i for i in range(1, len(stages)) if stages[i] == width]
     if not possible:
         raise UserError(f"{source}: attention takes {width} channels, but no stage ends with as many.")
+    if asked is not None and asked not in possible:
+        fitting = ", ".join(map(str, possible))
+        raise UserError(
+            f"{source}: attention at {asked} px would not have its {width} channels; {fitting} px would."
+        )
+    if asked is not None:
+        return asked, ""
     published = ATTENTION.get(sizes["resolution"], 64)
     place = published if published in possible else possible[-1]
     if len(possible) == 1:

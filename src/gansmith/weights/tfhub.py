@@ -11,7 +11,7 @@ import re
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -47,10 +47,11 @@ def is_module(path: Path) -> bool:
         return False
 
 
-def read(path: str | Path, *, averaged: bool = True) -> Imported:
+def read(path: str | Path, *, averaged: bool = True, config: Mapping[str, Any] | None = None) -> Imported:
     """The generator of a module, its archive, or a bare checkpoint of its variables.
 
-    averaged: False reads the raw weights where both are there. Raises UserError for anything that is not such
+    averaged: False reads the raw weights where both are there. config: what names and shapes do not tell, of
+    BN_eps and SN_eps (1e-4) and G_attn, a resolution. Raises UserError for anything that is not such
     a module, is damaged or not whole.
     """
     path = Path(path)
@@ -68,7 +69,7 @@ def read(path: str | Path, *, averaged: bool = True) -> Imported:
                 f"{path}: these are not the variables of a BigGAN module (Generator/GBlock/conv0/w …); it "
                 f"holds {shown} …"
             )
-        return _read(path, Variables(bundle, scope, averaged), graph)
+        return _read(path, Variables(bundle, scope, averaged), graph, _own(config or {}))
 
 
 def _scope(names: Iterable[str]) -> str | None:
@@ -140,9 +141,22 @@ def _unpack(path: Path, folder: Path) -> None:
 # -------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, variables: Variables, graph: Path | None) -> Imported:
+def _own(config: Mapping[str, Any]) -> dict[str, float]:
+    """The user's settings as numbers."""
+    if unknown := config.keys() - {"BN_eps", "SN_eps", "G_attn"}:
+        raise UserError(
+            f"--config: {sorted(unknown)[0]} is told by a module's variables; BN_eps, SN_eps and G_attn may "
+            "be given."
+        )
+    try:
+        return {key: float(value) for key, value in config.items()}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--config: {error}; numbers are expected.") from None
+
+
+def _read(path: Path, variables: Variables, graph: Path | None, own: dict[str, float]) -> Imported:
     deep = "Generator/GBlock/BatchNorm/scale/w" in variables
-    kwargs, notes = _settings(path, variables, deep)
+    kwargs, notes = _settings(path, variables, deep, own)
     filling = Filling()
     _fill_ends(variables, kwargs, filling)
     for i in range(_num_blocks(variables)):
@@ -193,7 +207,9 @@ def _norms(variables: Variables) -> dict[str, str]:
     return inner | {"output_layer.0": "Generator/conv_to_rgb/w"}
 
 
-def _settings(path: Path, variables: Variables, deep: bool) -> tuple[dict[str, Any], list[str]]:
+def _settings(
+    path: Path, variables: Variables, deep: bool, own: dict[str, float]
+) -> tuple[dict[str, Any], list[str]]:
     """Keyword arguments of our Generator, and what should be said about them."""
     last = "conv3" if deep else "conv1"
     blocks = range(_num_blocks(variables))
@@ -221,17 +237,19 @@ def _settings(path: Path, variables: Variables, deep: bool) -> tuple[dict[str, A
         "channels": outputs if outputs in (1, 3) else 3,
         "dim_z": dim_z,
         "shared_dim": shared,
-        "bn_eps": EPS,
-        "output_bn_eps": EPS,
-        "sn_eps": EPS,
+        "bn_eps": own.get("BN_eps", EPS),
+        "output_bn_eps": own.get("BN_eps", EPS),
+        "sn_eps": own.get("SN_eps", EPS),
     }
     if outputs != kwargs["channels"]:
         kwargs["rgb_rows"] = outputs
     kwargs["attention"], notes = [], []
     if "Generator/attention/theta/w" in variables:
         width = variables.shape("Generator/attention/theta/w")[2]
-        place, note = tf_variables.attention_place(path, width, widths, sizes)
-        kwargs["attention"], notes = [place], [note] if note else []
+        asked = int(own["G_attn"]) if "G_attn" in own else None
+        place, note = tf_variables.attention_place(path, width, widths, sizes, asked)
+        kwargs["attention"] = [place]
+        notes = [f'{note} Another one: --config FILE with {{"G_attn": …}}.'] if note else []
     return kwargs, notes
 
 
