@@ -32,6 +32,12 @@ TINY: dict[str, Any] = {
     "log.keep_checkpoints": 10,
 }
 
+# The same small run, without a word about the networks.
+PLAIN: dict[str, Any] = {path: value for path, value in TINY.items() if not path.startswith("model.")} | {
+    "train.duration": 16,
+    "log.snapshot_every": 16,
+}
+
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -55,5 +61,40 @@ def tiny(images: Path, tmp_path: Path) -> Callable[..., Path]:
     def start(name: str = "run", settings: dict[str, Any] | None = None, **options: Any) -> Path:
         merged = TINY | (settings or {})
         return train(str(images), None, tmp_path / name, settings=merged, **options)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def source(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run: 3 classes (circle, cross, dot), greyscale, D in its checkpoint."""
+    from gansmith.training.run import train
+
+    folder = tmp_path_factory.mktemp("source") / "run"
+    return train(str(images), None, folder, settings=TINY | {"train.duration": 32})
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other images: 4 classes, of which one has a name of the source's."""
+    folder = tmp_path_factory.mktemp("other")
+    random = np.random.default_rng(1)
+    for label, name in enumerate(("bar", "cross", "ring", "star")):
+        (folder / name).mkdir()
+        for index in range(4):
+            pixels = random.integers(0, 90, (32, 32), dtype=np.uint8)
+            pixels[:, 6 * label : 6 * label + 6] += 150
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def tune(other: Path, tmp_path: Path, source: Path) -> Callable[..., Path]:
+    """Trains a tiny run from `source` on `other`: tune("name", {"train.duration": 32}) → its folder."""
+    from gansmith.training.run import train
+
+    def start(name="tuned", settings=None, data=other, init=source, **options):
+        own = {"init.source": str(init)} if init else {}
+        return train(str(data), None, tmp_path / name, settings=PLAIN | own | (settings or {}), **options)
 
     return start

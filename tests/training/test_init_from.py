@@ -1,8 +1,6 @@
 """Runs that start from given weights: what is taken over, what is said, what is refused."""
 
-import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,60 +9,13 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+from gansmith import config as configuration
 from gansmith.errors import UserError
-from gansmith.training import checkpoint
+from gansmith.training import checkpoint, initial
 from gansmith.training.run import train
 from gansmith.weights import snapshot
-from tests.training.conftest import TINY
-
-# The same small run, without a word about the networks.
-PLAIN = {path: value for path, value in TINY.items() if not path.startswith("model.")} | {
-    "train.duration": 16,
-    "log.snapshot_every": 16,
-}
-
-
-@pytest.fixture(scope="module")
-def source(images, tmp_path_factory):
-    """A trained run: 3 classes (circle, cross, dot), greyscale, D in its checkpoint."""
-    folder = tmp_path_factory.mktemp("source") / "run"
-    return train(str(images), None, folder, settings=TINY | {"train.duration": 32})
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory):
-    """Other images: 4 classes, of which one has a name of the source's."""
-    folder = tmp_path_factory.mktemp("other")
-    random = np.random.default_rng(1)
-    for label, name in enumerate(("bar", "cross", "ring", "star")):
-        (folder / name).mkdir()
-        for index in range(4):
-            pixels = random.integers(0, 90, (32, 32), dtype=np.uint8)
-            pixels[:, 6 * label : 6 * label + 6] += 150
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
-    return folder
-
-
-@pytest.fixture
-def tune(other, tmp_path, source):
-    def start(name="tuned", settings=None, data=other, init=source, **options):
-        own = {"init.source": str(init)} if init else {}
-        return train(str(data), None, tmp_path / name, settings=PLAIN | own | (settings or {}), **options)
-
-    return start
-
-
-def newest(run):
-    return checkpoint.latest(run / "checkpoints", pytest.fail)
-
-
-def networks(run):
-    return checkpoint.read_tensors(newest(run))["networks"]
-
-
-def events(run, kind):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["type"] == kind]
+from tests.training.conftest import PLAIN, TINY
+from tests.training.reading import networks, newest
 
 
 def started(run_folder, monkeypatch, tune, **options):
@@ -203,6 +154,15 @@ def test_going_on_needs_the_source_no_more(tune, source, other, tmp_path):
     assert checkpoint.read_record(newest(run))["images_seen"] == 32
 
 
+def test_the_average_leaves_the_source_behind_within_a_short_run():
+    """cifar10's half-life of 2.2M images would show the source's images for as long as 256k last."""
+    for preset, duration, half_life in (("cifar10", "256k", 12_800), ("cifar10", "80M", "2218k")):
+        config, origins = configuration.load(preset, None, {"train.duration": duration})
+        assert initial._average(config, origins)["ema.half_life"] == half_life
+    config, origins = configuration.load("cifar10", None, {"ema.half_life": "1M"})
+    assert "ema.half_life" not in initial._average(config, origins)
+
+
 def test_an_existing_run_takes_no_other_start(tune, source, tmp_path):
     tune()
     with pytest.raises(UserError, match=r"was started from .*leave the flag out"):
@@ -283,31 +243,6 @@ def test_maps_that_say_nothing_or_two_things_are_refused(given, message):
 
     with pytest.raises(UserError, match=message):
         class_map(given)
-
-
-@pytest.mark.parametrize("folder", ["biggan-32-unshared", "biggan-64", "biggan-deep-64"])
-def test_published_weights_start_a_run(shared_dir, folder, tmp_path, monkeypatch):
-    """What model.* has no name for travels in init.generator and init.discriminator."""
-    from gansmith.training import loop
-    from gansmith.weights.convert import open_any
-
-    pictures = tmp_path / "pictures"
-    for name in ("a", "b"):
-        (pictures / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = np.random.default_rng(ord(name) + i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(pictures / name / f"{i}.png")
-    begun = {}
-    monkeypatch.setattr(loop, "train", lambda run, state: begun.update(G=state.G.net, D=state.D.net))
-    settings = {path: v for path, v in PLAIN.items() if path != "loss.ortho_g"}
-    settings |= {"init.source": str(Path(shared_dir) / "golden" / folder), "init.map": {"a": "1", "b": "0"}}
-    train(str(pictures), None, tmp_path / "run", settings=settings)
-    given = open_any(Path(shared_dir) / "golden" / folder)
-    x = torch.randn(2, 3, given.D.kwargs["resolution"], given.D.kwargs["resolution"])
-    torch.testing.assert_close(begun["D"].eval().features(x), given.D.features(x), rtol=1e-4, atol=1e-4)
-    z, y = torch.randn(2, given.G.kwargs["dim_z"]), torch.tensor([0, 1])
-    torch.testing.assert_close(begun["G"].eval()(z, y), given.G_raw(z, 1 - y), rtol=0, atol=1e-5)
-    assert begun["G"].num_classes == 2
 
 
 def test_the_snapshot_of_a_tuned_run_draws_alone(tune):

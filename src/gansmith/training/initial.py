@@ -5,7 +5,6 @@ checkpoint goes on from that and needs its source no more.
 """
 
 import inspect
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +21,13 @@ from gansmith.training import checkpoint as checkpoints
 from gansmith.training import state as states
 from gansmith.training.distributed import World
 from gansmith.training.runlog import RunLog
-from gansmith.weights import surgery
+from gansmith.weights import convert, surgery
 from gansmith.weights.imported import Imported
 from gansmith.weights.snapshot import fingerprint
 
 # What a run that was started from weights keeps, whatever preset is given when it goes on.
 KEPT = ("model.", "init.", "ema.")
+SHARE = 0.05  # of the duration: the longest half-life where the recipe has no ramp
 
 
 @dataclass
@@ -269,12 +269,16 @@ def _value(config: Config, path: str) -> Any:
 def _average(config: Config, origins: Mapping[str, str]) -> dict[str, Any]:
     """EMA settings for an average that starts good: no ramp and no late start, which would throw it away.
 
-    The ramp's other use, that short runs get a short average, is kept: at most that share of the duration.
+    The ramp's other use, that short runs get a short average, is kept, and given to recipes without a ramp:
+    theirs is made for so long a run that a short one would show the source's images to its end.
     """
     ema = config.ema
-    kept: dict[str, Any] = {"ema.ramp": None, "ema.start": 0}
-    if ema.ramp is not None and origins.get("ema.half_life") != "command line":
-        kept["ema.half_life"] = _shorter(ema.half_life, config.train.duration, ema.ramp)
+    share = ema.ramp if ema.ramp is not None else SHARE
+    kept = {
+        "ema.ramp": None,
+        "ema.start": 0,
+        "ema.half_life": _shorter(ema.half_life, config.train.duration, share),
+    }
     return {path: value for path, value in kept.items() if origins.get(path) != "command line"}
 
 
@@ -312,12 +316,9 @@ def introduce(log: RunLog, source: Source, config: Config, data: announce.DataSu
         f"{G.kwargs['resolution']} px, ch {G.kwargs['ch']}, {G.num_classes} classes; {', '.join(held)}; "
         f"SHA-256 {source.sha256[:12]}…"
     )
-    for note in imported.notes:
-        log.say(f"  {note}")
-    for what, entries in (("not used", imported.unused), ("not filled", imported.unfilled)):
-        for reason, count in Counter(reason for _, reason in entries).items():
-            first = next(name for name, why in entries if why == reason)
-            log.say(f"  {what}: {first}{f' and {count - 1:,} more' if count > 1 else ''}: {reason}")
+    for what, text in convert.describe(imported):
+        if what in ("note", "not used", "not filled"):
+            log.say(f"  {what}: {text}")
     if G.num_classes:
         origins = classes_of(source, config, [info.name for info in data.classes])
         for line in surgery.describe(origins, source.class_names):

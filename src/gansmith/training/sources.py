@@ -15,7 +15,7 @@ from gansmith.models import spectral
 from gansmith.models.biggan import Discriminator, Generator
 from gansmith.training import checkpoint as checkpoints
 from gansmith.training import state as states
-from gansmith.weights import convert, snapshot
+from gansmith.weights import biggan_pytorch, convert, snapshot
 from gansmith.weights.imported import Imported, check_finite
 
 
@@ -41,7 +41,21 @@ def read(path: Path) -> Imported:
         imported = _checkpoint(newest)
         imported.notes += notes
         return imported
+    states = _states(path)
+    if len(states) > 1:
+        raise UserError(
+            f"--init-from {path} holds several saved states: {', '.join(states)}; choose one first, with all "
+            f"of it, `gansmith convert {path} WEIGHTS --which {states[0]}`, and start from WEIGHTS."
+        )
     return convert.open_any(path)
+
+
+def _states(folder: Path) -> list[str]:
+    """Suffixes under which a folder of BigGAN-PyTorch has networks: of one state `` or `best0`."""
+    if not folder.is_dir():
+        return []
+    found = biggan_pytorch.files_in(folder)
+    return [suffix for suffix, roles in found.items() if {"G", "G_ema", "D"} & roles.keys()]
 
 
 def _checkpoint(path: Path) -> Imported:
@@ -94,11 +108,11 @@ def idle_discriminator(path: str, imported: Imported) -> str | None:
         place = imported.source if imported.source.is_dir() else imported.source.parent
         if place.name == "snapshots" and (saved := checkpoints.listed(place.parent / "checkpoints")):
             beside, way = f"{path} has no D, but the run it belongs to has", f"give --init-from {saved[-1]}"
-        elif found := sorted(place.glob("D*.pth")):
-            found = [file for file in found if "optim" not in file.name]
-            if found:
-                beside = f"{path} is used without D, but a trained D lies beside it ({found[0].name})"
-                way = f"give the folder: --init-from {place}"
+        elif found := sorted(file for file in place.glob("D*.pth") if "optim" not in file.name):
+            beside = f"{path} is used without D, but a trained D lies beside it ({found[0].name})"
+            way = f"give the folder: --init-from {place}"
+            if len(_states(place)) > 1:
+                way = f"give all of its state, `gansmith convert {place} WEIGHTS --which SUFFIX` and WEIGHTS"
     if beside is None:
         return None
     return (
