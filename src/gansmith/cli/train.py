@@ -48,6 +48,7 @@ def _list_settings(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.option(
     "--allow-change", multiple=True, metavar="PATH", help="Identity setting that may differ on resume."
 )
+@click.option("--compile/--no-compile", default=None, help="torch.compile. [on CUDA]")
 @click.option(
     "--profile",
     type=click.IntRange(min=1),

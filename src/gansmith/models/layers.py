@@ -5,6 +5,7 @@ the result is the same and the work a quarter.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ class Conv(SpectralLayer):
     """k×k convolution, stride 1, same size. Weight (out, in, k, k). used: outputs that are computed, the
     first ones; None is all.
     """
+
+    rewrite: bool | None = None  # resampling convolutions in fewer multiplications; None: on a CPU
 
     def __init__(
         self,
@@ -55,8 +58,9 @@ class Conv(SpectralLayer):
         return down(self(x))
 
     def _rewritten(self, x: Tensor) -> bool:
-        # Measured to pay on CPUs (benchmarks/convolutions.py): 2× forward and backward at 32 px.
-        return x.device.type == "cpu" and self.weight.shape[-1] == 3
+        # Measured to pay on CPUs (benchmarks/layers.py): up to 2× forward and backward.
+        rewrite = x.device.type == "cpu" if self.rewrite is None else self.rewrite
+        return rewrite and self.weight.shape[-1] == 3
 
 
 def conv_of_upsampled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,9 +81,15 @@ _SHIFTS = torch.eye(3, 4, device="cpu") + torch.eye(3, 4, device="cpu").roll(1, 
 _SPREAD = torch.kron(_SHIFTS, _SHIFTS)
 
 
+@functools.cache
+def _spread_on(device: torch.device) -> Tensor:
+    return _SPREAD.to(device)  # once: copying makes the program wait
+
+
 def _four_by_four(weight: Tensor, *, flip: bool = False, scale: float = 1.0) -> Tensor:
     """(out, in, 3, 3) -> (out, in, 4, 4): the scaled sum of the kernel's, or its mirror image's, shifts."""
-    spread = (_SPREAD.flip(0) if flip else _SPREAD).to(weight) * scale
+    spread = _SPREAD if weight.device.type == "cpu" else _spread_on(weight.device)
+    spread = (spread.flip(0) if flip else spread).to(weight.dtype) * scale
     return (weight.flatten(2) @ spread).unflatten(2, (4, 4))
 
 
@@ -107,7 +117,12 @@ class Embedding(SpectralLayer):
 class Attention(nn.Module):
     """Self-attention of SAGAN as BigGAN has it: keys and values 2×2 max-pooled, no scaling, gated by gamma
     (from 0).
+
+    fused: never hold all weights at once; None: on CUDA. The fused kernels differentiate once; a penalty on
+    gradients needs them off, or `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around its forward.
     """
+
+    fused: bool | None = None
 
     def __init__(self, channels: int, sn_eps: float | None) -> None:
         super().__init__()
@@ -122,8 +137,13 @@ class Attention(nn.Module):
         query = self.theta(x).flatten(2)  # (N, C/8, HW)
         key = F.max_pool2d(self.phi(x), 2).flatten(2)  # (N, C/8, HW/4)
         value = F.max_pool2d(self.g(x), 2).flatten(2)  # (N, C/2, HW/4)
-        weights = F.softmax(query.transpose(1, 2) @ key, dim=-1)  # (N, HW, HW/4)
-        seen = (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
+        if x.device.type == "cuda" if self.fused is None else self.fused:
+            q, k, v = (part.transpose(1, 2).unsqueeze(1) for part in (query, key, value))  # (N, 1, HW, C)
+            seen = F.scaled_dot_product_attention(q, k, v, scale=1.0).squeeze(1).transpose(1, 2)
+        else:
+            weights = F.softmax(query.transpose(1, 2) @ key, dim=-1)  # (N, HW, HW/4)
+            seen = value @ weights.transpose(1, 2)
+        seen = seen.unflatten(2, x.shape[2:])
         if x.is_contiguous(memory_format=torch.channels_last):
             seen = seen.contiguous(memory_format=torch.channels_last)
         return torch.addcmul(x, self.gamma.to(x.dtype), self.o(seen).to(x.dtype))
@@ -339,6 +359,13 @@ def set_channels_last(net: nn.Module, channels_last: bool = True) -> None:
         if isinstance(module, SpectralLayer):
             module.channels_last = channels_last
             module.drop()
+
+
+def set_conv_rewrites(net: nn.Module, rewrite: bool | None) -> None:
+    """Switches `Conv.rewrite` of every convolution."""
+    for module in net.modules():
+        if isinstance(module, Conv):
+            module.rewrite = rewrite
 
 
 def settings(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from gansmith.training import (
     resuming,
     rundir,
     scoring,
+    tuning,
 )
 from gansmith.training import loop as training
 from gansmith.training import state as states
@@ -199,6 +200,7 @@ def _ready(
         ema_start=images(config.ema.start, len(dataset)),
         release=release.rule(config, len(dataset)),
     )
+    tuning.apply(config, state, world.device, log)
     memory.settle(run, state, saved.record.get("micro_batch") if saved else None)
     return run, state
 
