@@ -147,6 +147,18 @@ def test_a_class_s_halves_are_of_equal_size_whatever_the_order() -> None:
     assert metrics._leakage(subjects) == [(1.0, 1.0)]
 
 
+def test_held_out_reals_are_seen_only_where_a_score_wants_them(fake_run: Path, reals: Path) -> None:
+    new = open_dataset(str(reals / "cat"), resolution=32, unconditional=True)
+    for name, count in (("fid", 0), ("memorisation", 20)):
+        network = Colour()
+        options = {"metrics": [name], "features": [network], "num": 70, "held_out": new.path}
+        it = prepare(fake_run, reals, **options)
+        it.once(0)
+        assert network.seen == 70 + 60 + count
+        it.once(1)
+        assert network.seen == 2 * 70 + 60 + count
+
+
 def test_the_expected_time_counts_the_scores() -> None:
     one = costs.seconds(["frechet"], [100], num_fake=10, num_real=10, classes=1, known=True, rate=1e6)
     assert one == pytest.approx(6.2)  # 2 · 10 · 100² + 6 · 100³ operations

@@ -69,7 +69,7 @@ def expected(it: "Evaluation", repeats: int = 1) -> str:
     images = it.target.pick(some, seed=0, num=it.num).images
     started = time.monotonic()
     images = it.target.pick(some, seed=0, num=it.num).images
-    fakes, reals = (time.monotonic() - started) / few, 0.0
+    fakes, reals, unknown = (time.monotonic() - started) / few, 0.0, 0
     for network in it.networks:
         network(images[:2])  # what only a first call does is not what the others take
         started = time.monotonic()
@@ -78,9 +78,13 @@ def expected(it: "Evaluation", repeats: int = 1) -> str:
         fakes += took
         if not is_cached(it.dataset, network, it.num_real):
             reals += took * it.num_real
+            unknown += it.num_real
+        if it.held_out and "memorisation" in it.metrics and not is_cached(it.held_out, network):
+            reals += took * len(it.held_out)
+            unknown += len(it.held_out)
     fakes *= it.num * repeats / it.ranks.size
     again = f" × {repeats} seeds" if repeats > 1 else ""
-    of_reals = f"{it.num_real:,} reals {duration(reals)}" if reals else f"{it.num_real:,} reals are known"
+    of_reals = f"{unknown:,} reals {duration(reals)}" if unknown else f"{it.num_real:,} reals are known"
     scores = seconds(
         it.metrics,
         [network.dim for network in it.networks],

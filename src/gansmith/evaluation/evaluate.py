@@ -8,6 +8,7 @@ random stream: what is trained meanwhile does not notice.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,12 @@ class Evaluation:
         for index, network in enumerate(self.networks):
             if index not in self.references:
                 features = self._known(self.dataset, network, self.num_real)
-                new = (
-                    None if self.held_out is None else self._known(self.held_out, network, len(self.held_out))
-                )
+                new = partial(self._new_reals, network)
                 self.references[index] = Reference(features, network.device, new)
         return [self.references[index] for index in range(len(self.networks))]
+
+    def _new_reals(self, network: FeatureNetwork) -> FeatureSet | None:
+        return None if self.held_out is None else self._known(self.held_out, network, len(self.held_out))
 
     def _known(self, dataset: Dataset, network: FeatureNetwork, num: int) -> FeatureSet:
         progress = Progress("reals", num, shown=self.manner.show)

@@ -175,7 +175,7 @@ def _duplicates(s: Subjects) -> list[Score]:
 
 
 def _memorisation(s: Subjects) -> list[Score]:
-    held_out = s.reference.held_out.features if s.reference.held_out else None
+    held_out = s.reference.held_out.features if s.reference.held_out is not None else None
     found = memorisation.memorisation(
         s.real.features,
         s.fake.features,

@@ -3,6 +3,7 @@
 Must not know which scores there are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,9 +28,17 @@ class Reference:
     """Features of the reals with what several scores, or several passes, need of them."""
 
     def __init__(
-        self, features: FeatureSet, device: torch.device, held_out: FeatureSet | None = None
+        self,
+        features: FeatureSet,
+        device: torch.device,
+        held_out: Callable[[], FeatureSet | None] = lambda: None,
     ) -> None:
-        self.features, self.device, self.held_out = features, device, held_out
+        """held_out: computes those of reals that were not trained on; called when a score wants them."""
+        self.features, self.device, self._held_out = features, device, held_out
+
+    @cached_property
+    def held_out(self) -> FeatureSet | None:
+        return self._held_out()
 
     @cached_property
     def moments(self) -> frechet.Moments:
