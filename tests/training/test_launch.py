@@ -68,10 +68,11 @@ def test_many_nodes_without_its_place_says_what_to_set(launch):
 # -------------------------------------------------------------------------------------------------------
 
 FAKES = {
-    # what squeue --format %L prints; the nodes; a requeue is noted; srun starts a task per node
+    # squeue --format %L; nodes, and requeues noted; a task per node; a quick one in place of torchrun
     "squeue": "echo ${FAKE_LEFT:-UNLIMITED}",
     "scontrol": 'if [ "$1" = show ]; then echo localhost; else echo "$@" >> "$FAKE_LOG"; fi',
     "srun": 'shift; export SLURM_NODEID=0; exec "$@"',
+    "launcher": 'TORCHELASTIC_RUN_ID=none exec "$PYTHON" -m gansmith train "$@"',
 }
 
 
@@ -97,7 +98,8 @@ def slurm(launch, images, tmp_path):
                 "PATH": f"{programs}:{os.environ['PATH']}",
                 "SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NODELIST": "localhost",
                 "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(launch.parent),
-                "RESTARTS": "0", "FAKE_LOG": str(log), **dict(environment),
+                "RESTARTS": "0", "FAKE_LOG": str(log), "LAUNCHER": str(programs / "launcher"),
+                **dict(environment),
             },
         )  # fmt: skip
         if during:
@@ -130,14 +132,15 @@ def test_slurm_does_not_requeue_what_fails_at_once(slurm):
     assert "--out is missing" in said
 
 
-def test_slurm_passes_sigterm_on_and_waits_for_the_save(slurm, tmp_path):
+def test_slurm_passes_sigterm_on_and_waits_for_the_save(slurm, launch, tmp_path):
     def preempt(job):
         log = tmp_path / "run" / "metrics.jsonl"
         while job.poll() is None and not (log.exists() and '"checkpoint"' in log.read_text()):
             time.sleep(0.05)
         job.terminate()
 
-    _, said, asked = slurm({"train.duration": 80000}, during=preempt)
+    through_torchrun = {"LAUNCHER": str(launch / "many-nodes.sh")}
+    _, said, asked = slurm({"train.duration": 80000}, through_torchrun, during=preempt)
     assert "stopped by SIGTERM" in said
     assert "unfinished" in said
     assert asked.startswith("requeue ")
