@@ -159,6 +159,11 @@ def test_held_out_reals_are_seen_only_where_a_score_wants_them(fake_run: Path, r
         assert network.seen == 2 * 70 + 60 + count
 
 
+def test_held_out_reals_are_other_ones(fake_run: Path, reals: Path) -> None:
+    with pytest.raises(UserError, match="the very images of --data"):
+        prepare(fake_run, reals, metrics=["memorisation"], held_out=reals, **QUICK)
+
+
 def test_the_expected_time_counts_the_scores() -> None:
     one = costs.seconds(["frechet"], [100], num_fake=10, num_real=10, classes=1, known=True, rate=1e6)
     assert one == pytest.approx(6.2)  # 2 · 10 · 100² + 6 · 100³ operations

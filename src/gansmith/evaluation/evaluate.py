@@ -264,6 +264,10 @@ def prepare(
     )
     if held_out is not None:
         evaluation.held_out = open_reference(str(held_out), opened, aloud=ranks.is_main)
+        if evaluation.held_out.content_hash == dataset.content_hash:
+            raise UserError(
+                f"--held-out {held_out} holds the very images of --data; give others of the kind."
+            )
         if isinstance(opened, NetworkTarget):
             evaluation.discriminator = critic.open_discriminator(opened.file)
     evaluation.metrics = _possible(metrics, evaluation)
