@@ -35,6 +35,7 @@ TINY: dict[str, Any] = {
 # The same small run, without a word about the networks.
 PLAIN: dict[str, Any] = {path: value for path, value in TINY.items() if not path.startswith("model.")} | {
     "train.duration": 16,
+    "train.micro_batch": 8,
     "log.snapshot_every": 16,
 }
 

@@ -112,7 +112,8 @@ def test_a_published_g_without_d_is_held_and_released(shared_dir, other, tmp_pat
     settings = {path: v for path, v in PLAIN.items() if path not in ("loss.ortho_g", "log.grid_columns")} | {
         "init.source": str(Path(shared_dir) / "golden" / name),
         "init.release": 4, "init.release_ramp": 4, "init.map": {"bar": "7"},
-        "train.batch": 4, "bn.group": 4, "optim.d_steps": 1, "train.duration": 8, "log.grid_columns": 1,
+        "train.batch": 4, "train.micro_batch": 4, "bn.group": 4, "optim.d_steps": 1,
+        "train.duration": 8, "log.grid_columns": 1,
     }  # fmt: skip
     rgb = tmp_path / "rgb"
     for image in other.glob("*/*.png"):
@@ -126,7 +127,14 @@ def test_a_published_g_without_d_is_held_and_released(shared_dir, other, tmp_pat
     assert len((run / "log.txt").read_text().splitlines()) < 100  # a line per reason, not per tensor
 
 
-@pytest.mark.parametrize("folder", ["biggan-32-unshared", "biggan-64", "biggan-deep-64"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "biggan-32-unshared",
+        pytest.param("biggan-64", marks=pytest.mark.slow),
+        pytest.param("biggan-deep-64", marks=pytest.mark.slow),
+    ],
+)
 def test_published_weights_start_a_run(shared_dir, folder, tmp_path, monkeypatch):
     """What model.* has no name for travels in init.generator and init.discriminator."""
     from gansmith.training import loop

@@ -85,6 +85,34 @@ def test_promoted_run_trains_on_and_resumes_exactly(
     ]
 
 
+@pytest.mark.parametrize(
+    "name", ["biggan-32-unshared", pytest.param("biggan-deep-64", marks=pytest.mark.slow)]
+)
+def test_an_imported_run_keeps_adams_moments(name: str, shared_dir: Path, tmp_path: Path) -> None:
+    """Published weights with both optimizers → run → run of twice the resolution."""
+    from gansmith.training import importing, sources
+    from gansmith.weights.convert import open_any
+    from gansmith.weights.promotion import discriminator_growth, generator_growth
+
+    importing.write(open_any(shared_dir / "golden" / name), tmp_path / "run")
+    old = sources.read(tmp_path / "run")
+    done = promote(tmp_path / "run", tmp_path / "big", 2 * old.G.kwargs["resolution"], fade="1k")
+    assert done.is_run
+    before, after = (
+        load_file(next((tmp_path / place / "checkpoints").iterdir()) / "optimizers.safetensors")
+        for place in ("run", "big")
+    )
+    growth = {
+        "G": generator_growth(old.G.kwargs, "append"),
+        "D": discriminator_growth(old.D.kwargs, "append"),
+    }
+    assert len(before) == len(after) > 100
+    for key, value in before.items():
+        letter, _, rest = key.partition(".")
+        parameter, _, moment = rest.rpartition(".")
+        assert torch.equal(after[f"{letter}.{growth[letter][1](parameter)}.{moment}"], value)
+
+
 def test_snapshot_in_the_middle_of_a_fade_draws_what_training_drew(
     trained: Path, images: Path, tmp_path: Path
 ) -> None:
