@@ -18,8 +18,9 @@ from gansmith.errors import UserError
 from gansmith.models import spectral
 from gansmith.models.biggan import Discriminator, Generator
 from gansmith.sampling import statistics
-from gansmith.weights import biggan_pytorch, snapshot
+from gansmith.weights import biggan_pytorch, convert, snapshot
 from gansmith.weights.export import author, hub
+from gansmith.weights.export.card import Card
 from gansmith.weights.export.plain import Drawing, plain
 from gansmith.weights.promotion import promote_generator
 from tests.weights import author_forward
@@ -72,7 +73,9 @@ def run(tmp_path: Path) -> Path:
     snapshot.save(tmp_path / "run" / "snapshots" / "000000001234.safetensors", G, D=D, info=info())
     result = {
         "metric": "frechet", "name": "FD-pixels", "value": 12.345, "sd": None, "better": "lower",
-        "protocol": {"n_real": 1797, "n_fake": 5000, "truncation": None}, "protocol_id": "abc123def456",
+        "protocol": {"n_real": 1797, "n_fake": 5000, "truncation": None, "seed": 0,
+                     "features": {"name": "pixels", "resizer": "area", "weights_sha256": ""}},
+        "protocol_id": "abc123def456",
     }  # fmt: skip
     rows = [
         {"type": "evaluation", "snapshot": "000000000999", "results": [result | {"value": 99.0}]},
@@ -104,11 +107,29 @@ def test_folder_draws_the_evaluated_images_and_cites_their_snapshot(run: Path, t
     assert "99" not in card.split("## Scores")[1].split("##")[0]
     assert "`pets`, 2 classes: cat, dog." in card
     assert "/home/someone" not in card
+    assert "- abc123def456: features pixels, resizer area, seed 0" in card
+    assert 'gansmith.load("pets")' in card
+    again = convert.open_any(tmp_path / "pets")  # what `convert` and `train --init-from` read
+    assert (again.source_format, again.D is not None) == ("gansmith", True)
     described = json.loads((tmp_path / "pets" / "config.json").read_text())
     assert described["id2label"] == {"0": "cat", "1": "dog"}
     assert described["snapshot_sha256"] == files.sha256(source)
     with Image.open(tmp_path / "pets" / "samples.png") as picture:
         assert picture.height == 2 * 32 + 2
+
+
+def test_a_card_says_what_a_network_was_tuned_from() -> None:
+    card = Card(
+        name="jane/pets",
+        source_sha256="00",
+        truncation="no truncation",
+        recipe={"data.path": "/home/someone/pets", "init.source": "/w/biggan-128", "init.sha256": "ab12"},
+    )
+    described = {"id2label": {"0": "cat"}}
+    assert card._data(described) == (
+        "`pets`, 1 class: cat. Training began from the weights `biggan-128` (SHA-256 of their tensors "
+        "`ab12`), with data and a licence of their own."
+    )
 
 
 def test_folder_without_d_holds_none_and_draws_the_same(run: Path, tmp_path: Path) -> None:

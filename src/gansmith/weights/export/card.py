@@ -53,7 +53,9 @@ class Card:
         name = _last(str(self.recipe.get("data.path") or UNKNOWN))
         labels = list(described["id2label"].values())
         shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
-        classes = f"{len(labels)} classes: {shown}" if labels else "without classes"
+        classes = (
+            f"{len(labels)} class{'es' if len(labels) > 1 else ''}: {shown}" if labels else "without classes"
+        )
         begun = self.recipe.get("init.source")
         started = (
             f" Training began from the weights `{_last(begun)}` (SHA-256 of their tensors "
