@@ -31,8 +31,9 @@ def test_a_run_leaves_the_files_the_guide_names(tiny):
 
 
 def test_the_status_row_carries_what_the_line_shows(tiny, capsys):
-    run = tiny("run", {"train.duration": 32})
+    run = tiny("run", {"train.duration": 31})  # ends with the step that passes it, and 0 seconds to go
     (first, second) = rows(run, "status")
+    assert first["eta_seconds"] > second["eta_seconds"] == 0
     assert [first["images_seen"], second["images_seen"]] == [16, 32]
     assert second["epoch"] == pytest.approx(32 / 21)
     assert second["step"] == 2
@@ -48,7 +49,9 @@ def test_the_status_row_carries_what_the_line_shows(tiny, capsys):
         assert np.isfinite(second[key])
     assert {"G.linear", "D.linear", "G.blocks.0.0.conv1"} <= second["sigma0"].keys()
     assert second["sigma0_g"] == max(v for k, v in second["sigma0"].items() if k.startswith("G."))
-    assert f"L_D {second['loss_d']:.3f}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"L_D {second['loss_d']:.3f}" in said
+    assert "ETA 0:00" in said
 
 
 def test_a_run_draws_from_its_own_files_alone(tiny, images):
