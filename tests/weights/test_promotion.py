@@ -96,7 +96,7 @@ def test_appended_generator_draws_the_old_image_enlarged(family: str, variant: s
         assert old(z, y).std() > 0.05
 
 
-@pytest.mark.parametrize("resolution", [64, 128])
+@pytest.mark.parametrize("resolution", [64, pytest.param(128, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_larger_networks_start_equal_too(family: str, resolution: int) -> None:
     old = generator(family, resolution, ch=4)
