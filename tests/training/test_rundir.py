@@ -9,6 +9,7 @@ import torch
 from gansmith.errors import UserError
 from gansmith.training import checkpoint
 from gansmith.training.run import train
+from gansmith.weights import snapshot
 
 SHORT = {"train.duration": 16, "log.snapshot_every": 1000}
 
@@ -97,3 +98,17 @@ def test_a_full_disk_behind_the_terminal_does_not_stop_a_run(tmp_path, monkeypat
         with pytest.raises(OSError, match="No space"):
             full.close()
     assert (tmp_path / "log.txt").read_text() == "status\n"
+
+
+def test_snapshots_of_other_settings_do_not_stay_the_newest(tiny, tmp_path, capsys):
+    run = tiny("run", {"train.duration": 64, "log.snapshot_every": 32})
+    newest = run / "checkpoints" / "000000000064" / "networks.safetensors"
+    newest.write_bytes(b"damaged")
+    (run / "best").symlink_to("snapshots/000000000064.safetensors")
+    # The very same run is going to make that snapshot again; with another batch it makes others.
+    tiny("run", {"train.duration": 56, "log.snapshot_every": 32, "train.batch": 4})
+    assert snapshot.find(run).name == "000000000056.safetensors"
+    aside = run / "snapshots" / "000000000064.safetensors.abandoned"
+    assert (run / "best").resolve() == aside.resolve()
+    assert snapshot.describe(snapshot.find(run / "best"))["images_seen"] == 64
+    assert "set aside, as it is beyond 48 images" in capsys.readouterr().out

@@ -30,7 +30,9 @@ def _network(path: Path) -> Iterator[Row]:
     from gansmith.weights import snapshot
 
     snapshots = sorted(path.glob("snapshots/[0-9]*.safetensors"))
-    checkpoints = sorted(folder for folder in path.glob("checkpoints/[0-9]*") if folder.is_dir())
+    checkpoints = sorted(
+        folder for folder in path.glob("checkpoints/[0-9]*") if folder.is_dir() and not folder.suffix
+    )
     is_run = bool(snapshots or checkpoints or (path / "config.yaml").is_file())
     if is_run:
         yield "run", str(path)

@@ -38,7 +38,7 @@ class Saved:
 
     @property
     def epoch(self) -> int:
-        """Images of the data set it was trained on last; more than any run has where nobody knows them yet."""
+        """Images of the data set it was trained on last; more than any run has where nobody knows."""
         return int(self.record["data"]["images"]) or 1 << 40
 
     @property

@@ -116,6 +116,8 @@ def train(
             return where
         run, state = _ready(plan, log, saved, source, where, allow_change)
         if world.is_main:
+            if saved and saved.changes:
+                rundir.leave_behind(where, saved.images_seen, log.say)
             _write_description(run, state, origins)
         _say_how_it_starts(run, state, saved)
         run.stop, run.scores = StopRequest(stop_after), scores
