@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import click
@@ -11,9 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from gansmith import data
 from gansmith.cli import gansmith_command
 from gansmith.errors import Stopped, UserError
-from gansmith.evaluation import best, pictures
+from gansmith.evaluation import best, classifier, pictures
 
 QUICK = ["--features", "pixels", "--num", "80", "--metrics", "fid"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*covariance is singular", "ignore:.*no standing statistics")
@@ -193,6 +195,30 @@ def test_mistakes_are_one_message(own: Path, reals: Path, tmp_path: Path) -> Non
     assert "is no run" in mistake("eval", "watch", tmp_path, "--data", reals)
     assert "did you mean" in mistake("eval", own, "--data", reals, "--metrics", "percision")
     assert not (own / "metrics.jsonl").exists()
+
+
+def test_a_result_file_is_never_overwritten(own: Path, reals: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    out.write_text("earlier results")
+    assert "exists and is never overwritten" in mistake("eval", own, "--data", reals, *QUICK, "--out", out)
+    assert out.read_text() == "earlier results"
+    assert not (own / "metrics.jsonl").exists()
+
+
+def test_train_classifier_ends_at_sigterm_before_and_while_it_trains(
+    reals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "own.safetensors"
+    words = ["eval", "train-classifier", "--data", reals, "--resolution", 32, "--steps", 2, "--out", out]
+    for place in (data, classifier):
+        name = "open_dataset" if place is data else "train_classifier"
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+            stopped = run(*words).exception
+        assert isinstance(stopped, Stopped), stopped
+        assert str(stopped) == f"stopped; {out} was not written: the same command starts again."
+        assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_classifier_of_own_data_scores_by_its_own_name(own: Path, reals: Path, tmp_path: Path) -> None:

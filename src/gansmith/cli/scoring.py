@@ -132,8 +132,13 @@ def _amount(name: str, text: str | None) -> int | None:
 
 
 def check_out(out: str | None) -> None:
-    if out is not None and not Path(out).absolute().parent.is_dir():
+    """Raises UserError for a file to write that is there, or has no folder."""
+    if out is None:
+        return
+    if not Path(out).absolute().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {Path(out).parent}; make it first.")
+    if Path(out).exists():
+        raise UserError(f"--out {out} exists and is never overwritten; give another name or delete it.")
 
 
 def record(

@@ -18,7 +18,7 @@ from gansmith.cli.scoring import (
     truncation_kind_option,
     working,
 )
-from gansmith.errors import UserError
+from gansmith.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from gansmith.evaluation.protocol import Result
@@ -182,23 +182,39 @@ def train_classifier(
     What the paper did where ImageNet's features say nothing about the data (JFT): scores then are IS and
     Fréchet distance of that network, and named so. A tenth of the images is held out and tells its accuracy.
     """
+    from gansmith.training import stopping
+
+    check_out(out)
+    if budget is not None and steps is not None:
+        raise UserError("--budget and --steps contradict each other; give one of them.")
+    seconds = stopping.seconds(budget, "--budget") if budget else None
+    try:
+        with stopping.terminable():
+            _train_classifier(data, Path(out), resolution, seconds, steps, seed, device)
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped; {out} was not written: the same command starts again.") from None
+
+
+def _train_classifier(
+    data: str,
+    out: Path,
+    resolution: int | None,
+    seconds: float | None,
+    steps: int | None,
+    seed: int,
+    device: str | None,
+) -> None:
     import numpy as np
 
     from gansmith.data import open_dataset
     from gansmith.data.progress import Progress
     from gansmith.evaluation import classifier, indexed
-    from gansmith.training import stopping
 
-    check_out(out)
-    if Path(out).exists():
-        raise UserError(f"--out {out} exists and is never overwritten; give another name or delete it.")
-    if budget is not None and steps is not None:
-        raise UserError("--budget and --steps contradict each other; give one of them.")
     dataset = open_dataset(data, resolution=resolution)
     if sum(info.count > 0 for info in dataset.classes) < 2:
         raise UserError(f"--data {data} has one class: a classifier needs two; give a folder per class.")
     training, held_out = classifier.held_out_split(dataset.labels, seed)
-    if steps is None and budget is None:
+    if steps is None and seconds is None:
         steps = classifier.default_steps(len(training))
     bar = Progress("training", (steps or 0) * classifier.BATCH, shown=True)
 
@@ -211,7 +227,7 @@ def train_classifier(
             dataset.labels[training],
             dataset.num_classes,
             steps=steps,
-            seconds=stopping.seconds(budget, "--budget") if budget else None,
+            seconds=seconds,
             seed=seed,
             device=device,
             progress=advanced,
@@ -221,7 +237,7 @@ def train_classifier(
     found = classifier.accuracy(net, indexed.Reals(dataset, held_out), dataset.labels[held_out])
     names = [info.name for info in dataset.classes]
     classifier.save(
-        Path(out),
+        out,
         net,
         {"classes": names, "accuracy": found.value, "reference": dataset.content_hash, "seed": seed},
     )

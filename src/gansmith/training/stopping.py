@@ -47,6 +47,21 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends what happens inside at once, as Ctrl-C does: with KeyboardInterrupt. For work that has
+    nothing to save. Changes nothing in a thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def seconds(text: str, flag: str = "--stop-after") -> float:
     """`90`, `45m`, `2h`, `1d12h` → seconds. Raises UserError, naming the flag."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
