@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class TooFewClasses(UserError):
+    """Images of fewer than two classes where classes were asked for; without them they could be used."""
+
+
 class Stopped(Exception):
     """The run was asked to stop (signal or time limit) and has been saved: exit code 3, resumable."""
 

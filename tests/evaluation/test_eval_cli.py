@@ -221,6 +221,15 @@ def test_train_classifier_ends_at_sigterm_before_and_while_it_trains(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_classifier_needs_two_classes(reals: Path, tmp_path: Path) -> None:
+    shutil.copytree(reals / "cat", tmp_path / "one" / "cat")
+    for source in (tmp_path / "one", tmp_path / "one" / "cat"):
+        out = tmp_path / "own.safetensors"
+        said = mistake("eval", "train-classifier", "--data", source, "--resolution", 32, "--out", out)
+        assert said.startswith(f"--data {source} has fewer than two classes, and a classifier tells")
+        assert "--unconditional" not in said
+
+
 def test_a_classifier_of_own_data_scores_by_its_own_name(own: Path, reals: Path, tmp_path: Path) -> None:
     out = tmp_path / "own.safetensors"
     said = text("eval", "train-classifier", "--data", reals, "--resolution", 32, "--steps", 2, "--out", out)

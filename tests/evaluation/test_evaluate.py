@@ -1,6 +1,7 @@
 """One pass over shared features: equal numbers every time, a whole protocol, clear refusals."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -257,6 +258,21 @@ def test_mistakes_are_told_before_an_image_is_made(
     arguments = {"target": fake_run, "data": reals, "metrics": ["fid"], **QUICK, **changed}
     with pytest.raises(UserError, match=message):
         gansmith.evaluate(**arguments)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_images_of_one_class_are_scored_without_labels(
+    reals: Path, tmp_path: Path, depth: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(reals / "cat", tmp_path / "one" / "/".join(["cat"] * depth), dirs_exist_ok=True)
+    folder = tmp_path / "one"
+    (result,) = gansmith.evaluate(folder, folder, metrics=["frechet"], features="pixels", num=20)
+    assert result.value == pytest.approx(0.0, abs=1e-6)
+    said = capsys.readouterr().out
+    assert said.startswith(f"data: {folder} has no two classes; its images are taken without labels\n")
+    assert "--unconditional" not in said
+    with pytest.raises(UserError, match="leakage: it needs two classes or more"):
+        gansmith.evaluate(folder, folder, metrics=["leakage"], features="pixels", num=20)
 
 
 def test_reals_of_another_size_or_without_classes_are_refused(

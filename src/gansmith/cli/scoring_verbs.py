@@ -18,7 +18,7 @@ from gansmith.cli.scoring import (
     truncation_kind_option,
     working,
 )
-from gansmith.errors import Stopped, UserError
+from gansmith.errors import Stopped, TooFewClasses, UserError
 
 if TYPE_CHECKING:
     from gansmith.evaluation.protocol import Result
@@ -210,9 +210,14 @@ def _train_classifier(
     from gansmith.data.progress import Progress
     from gansmith.evaluation import classifier, indexed
 
-    dataset = open_dataset(data, resolution=resolution)
+    few = f"--data {data} has fewer than two classes, and a classifier tells classes apart: give two folders "
+    few += "of images or more, one per class."
+    try:
+        dataset = open_dataset(data, resolution=resolution)
+    except TooFewClasses:
+        raise UserError(few) from None
     if sum(info.count > 0 for info in dataset.classes) < 2:
-        raise UserError(f"--data {data} has one class: a classifier needs two; give a folder per class.")
+        raise UserError(few)
     training, held_out = classifier.held_out_split(dataset.labels, seed)
     if steps is None and seconds is None:
         steps = classifier.default_steps(len(training))

@@ -199,6 +199,7 @@ def _prepared_once(
             _say(f"{src} was prepared before; using {target}")
         else:
             final = settings.resolved(source)
+            plan(source, final)  # refuses what cannot be prepared before saying that it is
             what = f"{src} ({len(source):,} images)"
             shape = f"{final.resolution}×{final.resolution}×{final.channels}"
             _say(f"{what} is not prepared as {shape}; preparing it once into {target}")

@@ -27,7 +27,7 @@ from gansmith.data.selection import Kept, Selection, shuffled
 from gansmith.data.settings import PrepareSettings, merged_classes, read_merge_file
 from gansmith.data.shards import EXTENSIONS, ShardWriter, open_prepared
 from gansmith.data.sources import Source, open_source
-from gansmith.errors import Stopped, UserError
+from gansmith.errors import Stopped, TooFewClasses, UserError
 
 __all__ = ["PrepareSettings", "PreparedReport", "prepare"]
 
@@ -134,7 +134,7 @@ def plan(source: Source, settings: PrepareSettings) -> Selection:
         top=settings.top_classes,
     )
     if selection.chosen.sum() == 1 and not settings.unconditional:
-        raise UserError(
+        raise TooFewClasses(
             f"{source.path} gives one class ({classes[int(np.argmax(selection.chosen))]}); a "
             "class-conditional network "
             "needs two or more. To train without classes add --unconditional."

@@ -10,7 +10,7 @@ from typing import Any
 
 from gansmith.data import open_dataset
 from gansmith.data.shards import Dataset, is_prepared, open_prepared
-from gansmith.errors import UserError
+from gansmith.errors import TooFewClasses, UserError
 from gansmith.evaluation.targets import NetworkTarget, Target
 
 
@@ -53,7 +53,14 @@ def open_at(
     with open(os.devnull, "w") as nowhere, ExitStack() as stack:
         if not aloud:
             stack.enter_context(redirect_stdout(nowhere))
-        return open_dataset(data, resolution=height, channels=channels, **options)
+        try:
+            return open_dataset(data, resolution=height, channels=channels, **options)
+        except TooFewClasses:
+            # Too little for a class-conditional network, but images can be held against images.
+            print(f"data: {data} has no two classes; its images are taken without labels", flush=True)
+            return open_dataset(
+                data, resolution=height, channels=channels, **options | {"unconditional": True}
+            )
 
 
 def _as_trained(config: dict[str, Any]) -> dict[str, Any]:

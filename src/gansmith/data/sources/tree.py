@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gansmith.data.sources.base import numbered_classes
-from gansmith.errors import UserError
+from gansmith.errors import TooFewClasses, UserError
 
 IMAGE_EXTENSIONS = frozenset(
     (
@@ -148,7 +148,7 @@ def _by_folder(images: list[str], root: str, here: str) -> Tree:
     loose = sum(len(parts) == 1 for parts in inner)
     folders = sorted({parts[0] for parts in inner if len(parts) > 1})
     if not folders:
-        raise UserError(
+        raise TooFewClasses(
             f"{here} holds {loose} images but no classes; expected are {HINT}. "
             "To train without classes add --unconditional."
         )
