@@ -91,6 +91,10 @@ def test_references_that_are_no_tables(tmp_path: Path, run: Path) -> None:
         overlays.read(str(tmp_path / "nothing.csv"))
     with pytest.raises(UserError, match=r"no metrics\.jsonl in it"):
         overlays.read(str(tmp_path))
+    (tmp_path / "converted").mkdir()
+    (tmp_path / "converted" / "config.yaml").write_text("preset: null\n")
+    with pytest.raises(UserError, match=r"converted has not trained yet: it has no metrics\.jsonl; leave"):
+        overlays.read(str(tmp_path / "converted"))
     with pytest.raises(UserError, match="no text file"):
         overlays.read(str(run / "reals.png"))
     with pytest.raises(UserError, match="step= is for CSV files"):

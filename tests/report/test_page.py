@@ -85,6 +85,40 @@ def test_results_without_protocol_id_are_told_apart_by_their_protocols(tmp_path:
     assert sorted(line["v"] for line in chart["lines"]) == [[1], [2, 3]]
 
 
+def test_scores_against_other_data_are_named_and_the_headline_names_its_protocol(run: Path) -> None:
+    own, other = "a1" * 32, "b2" * 32
+    (run / "checkpoints" / "000000012000").mkdir(parents=True)
+    (run / "checkpoints" / "000000012000" / "state.json").write_text(
+        json.dumps({"data": {"content_hash": own}})
+    )
+    many = {"n_fake": 50_000, "n_real": 900}
+    rows = [
+        evaluation(1000, result("FD", 30.0, "few", n_fake=100, n_real=900, reference=own)),
+        evaluation(2000, result("FD", 40.0, "own", **many, reference=own)),
+        evaluation(3000, result("FD", 10.0, "other", **many, reference=other)),
+        evaluation(4000, result("FD", 20.0, "few", n_fake=100, n_real=900, reference=own)),
+    ]
+    write_rows(run, rows)
+    page = report.write(run)
+    text = page.read_text()
+    assert "<dd>40<small>best, at 2,000 images; 50,000 fakes, own data</small></dd>" in text
+    headings = re.findall(r'<tr class="group"><td colspan="4">(.*?)</td>', text)
+    ours, theirs = "50,000 fakes; 900 reals; own data", "50,000 fakes; 900 reals; other data b2b2b2b2b2b2"
+    assert set(headings) == {"100 fakes; 900 reals; own data", ours, theirs}
+    (chart,) = (chart for chart in data_of(page)["charts"] if chart["title"] == "FD")
+    values = {line["label"]: line["v"] for line in chart["lines"]}
+    assert values["FD · 50,000 fakes, other data b2b2b2b2b2b2"] == [10]
+    assert [30, 20] in values.values()
+    (run / "checkpoints" / "000000012000" / "state.json").write_text("{")
+    rows[2]["results"][0]["protocol_id"] = rows[1]["results"][0]["protocol_id"] = ""
+    write_rows(run, rows)
+    page = report.write(run)
+    text = page.read_text()
+    assert "50,000 fakes, data b2b2b2b2b2b2</small>" in text  # nothing tells which is its own: the newest
+    (chart,) = (chart for chart in data_of(page)["charts"] if chart["title"] == "FD")
+    assert sorted(line["v"] for line in chart["lines"]) == [[10], [30, 20], [40]]
+
+
 def test_configuration_shows_origins_and_what_differs_from_the_preset(run: Path) -> None:
     def preset_values(name: str | None) -> Mapping[str, Any]:
         assert name == "digits"

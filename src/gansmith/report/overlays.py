@@ -66,6 +66,8 @@ def read(spec: str, scores: Iterable[str] = ()) -> Source:
                 f"--overlay {spec}: {next(iter(options))}= is for CSV files; a run needs name= only."
             )
         file = path / "metrics.jsonl" if path.is_dir() else path
+        if not file.is_file() and (path / "config.yaml").is_file():
+            raise UserError(f"--overlay {path} has not trained yet: it has no metrics.jsonl; leave it out.")
         if not file.is_file():
             raise UserError(f"--overlay {path}: no metrics.jsonl in it; give a run's folder or a CSV file.")
         log = records.read(file)

@@ -26,7 +26,7 @@ def render(run: Path, sources: Sequence[Source], read: Settings, pictures: Pictu
     """The page as text. sources: the run's log first, then the references."""
     log = sources[0].log
     drawn = curves.charts(sources)
-    score_charts, tables = scores.charts(sources, len(drawn["tables"]))
+    score_charts, tables = scores.charts(sources, len(drawn["tables"]), read.data)
     tables = drawn["tables"] + tables
     data = {
         "charts": [chart | {"scores": True} for chart in score_charts] + drawn["charts"],
@@ -34,7 +34,7 @@ def render(run: Path, sources: Sequence[Source], read: Settings, pictures: Pictu
         "marks": marks(log),
         "samples": _samples_data(pictures),
     }
-    rows = scores.newest(log.of("evaluation"))
+    rows = scores.newest(log.of("evaluation"), read.data)
     parts = {
         "version": gansmith.__version__,
         "name": sections.escaped(run.resolve().name),

@@ -27,9 +27,11 @@ TELLING = {
 }
 
 
-def charts(sources: Sequence[Source], first_table: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def charts(
+    sources: Sequence[Source], first_table: int, own: str | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Charts as curves.charts makes them, one per score name and lines per protocol, and their tables, which
-    will be numbered from `first_table` on.
+    will be numbered from `first_table` on. own: content hash of the data of the first source, the run.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     tables: list[dict[str, Any]] = []
@@ -47,7 +49,8 @@ def charts(sources: Sequence[Source], first_table: int) -> tuple[list[dict[str, 
             if protocol == UNKNOWN:
                 label = f"{source.name}, protocol not known"
             elif len(protocols[name]) > 1 or at:
-                label += f" · {difference(protocols[name], protocol) or f'protocol {protocol}'}"
+                words = difference(protocols[name], protocol, None if at else own)
+                label += f" · {words or f'protocol {protocol}'}"
             line = {
                 "label": label,
                 "source": at,
@@ -68,11 +71,11 @@ def charts(sources: Sequence[Source], first_table: int) -> tuple[list[dict[str, 
     return drawn, tables
 
 
-def newest(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def newest(rows: Sequence[Row], own: str | None = None) -> list[dict[str, Any]]:
     """Per score and protocol of the run itself: newest and best result, and what its protocol says.
 
-    Keys: name, protocol_id, newest, best (each {"images", "value", "sd"}), better, telling (text), protocol,
-    classes (rows of a table per class, or []).
+    own: content hash of the run's data. Keys: name, protocol_id, newest, best (each {"images", "value",
+    "sd"}), better, telling (text), protocol, classes (rows of a table per class, or []).
     """
     table = []
     for (name, protocol), points in sorted(
@@ -93,7 +96,7 @@ def newest(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "better": better,
                 "newest": _place(points[-1][0], result),
                 "best": _place(best[1], best[2]) if best else None,
-                "telling": telling(said if isinstance(said, dict) else {}),
+                "telling": telling(said if isinstance(said, dict) else {}, own),
                 "protocol": said,
                 "classes": _classes(result),
             }
@@ -101,17 +104,49 @@ def newest(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return table
 
 
-def difference(protocols: Mapping[str, Any], chosen: str) -> str:
+def headline(rows: Sequence[dict[str, Any]], name: str, own: str | None) -> tuple[dict[str, Any], str]:
+    """Of the rows of `newest`, the one to show first for this score, and its protocol in few words: the one
+    with most fakes; of equals one against the run's own data, then the newest.
+    """
+
+    def said(row: dict[str, Any]) -> dict[str, Any]:
+        return row["protocol"] if isinstance(row["protocol"], dict) else {}
+
+    def fakes(row: dict[str, Any]) -> float:
+        return number(said(row).get("n_fake")) or 0.0
+
+    def merit(row: dict[str, Any]) -> tuple[float, bool, float]:
+        ours = own is not None and said(row).get("reference") == own
+        return fakes(row), ours, row["newest"]["images"]
+
+    row = max((row for row in rows if row["name"] == name), key=merit)
+    words = [f"{fakes(row):,.0f} fakes"] if fakes(row) else []
+    words += [data] if (data := reference(said(row), own)) else []
+    return row, ", ".join(words)
+
+
+def reference(protocol: Mapping[str, Any], own: str | None) -> str:
+    """Which reals it was, by the content hash of the run's data where that is known."""
+    found = protocol.get("reference")
+    if not isinstance(found, str) or not found:
+        return ""
+    if found == own:
+        return "own data"
+    return f"{'data' if own is None else 'other data'} {found[:12]}"
+
+
+def difference(protocols: Mapping[str, Any], chosen: str, own: str | None = None) -> str:
     """What tells the chosen one of several protocols (id → protocol) from the others, in words."""
     said = {
-        key: telling(value if isinstance(value, dict) else {}).split("; ") for key, value in protocols.items()
+        key: telling(value if isinstance(value, dict) else {}, own).split("; ")
+        for key, value in protocols.items()
     }
     others = [words for key, words in said.items() if key != chosen]
     return ", ".join(word for word in said[chosen] if not all(word in words for words in others))
 
 
-def telling(protocol: dict[str, Any]) -> str:
-    """The words that tell protocols apart: `50,000 fakes; 10,000 reals; split train …`."""
+def telling(protocol: dict[str, Any], own: str | None = None) -> str:
+    """The words that tell protocols apart: `50,000 fakes; 10,000 reals; own data; split train …`."""
     words = []
     for key, text in TELLING.items():
         value = protocol.get(key)
@@ -119,6 +154,8 @@ def telling(protocol: dict[str, Any]) -> str:
             continue
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
         words.append(text.format({"True": "yes", "False": "no"}.get(shown, shown)))
+    if data := reference(protocol, own):
+        words.insert(sum(protocol.get(key) is not None for key in ("n_fake", "n_real")), data)
     features = protocol.get("features")
     if isinstance(features, dict):
         words.insert(

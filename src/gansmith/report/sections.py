@@ -8,7 +8,7 @@ import json
 import time
 from typing import Any
 
-from gansmith.report import settings
+from gansmith.report import scores, settings
 from gansmith.report.records import Log, Row, number
 from gansmith.report.settings import Settings
 
@@ -35,11 +35,11 @@ def summary(log: Log, read: Settings, rows: list[dict[str, Any]]) -> str:
             tiles.append(_tile("Time trained", _clock(seconds), middle))
     names = list(dict.fromkeys(row["name"] for row in rows))[:2]
     for name in names:
-        # Of several protocols the one that was evaluated last.
-        row = max((row for row in rows if row["name"] == name), key=lambda row: row["newest"]["images"])
+        row, protocol = scores.headline(rows, name, read.data)
         best = row["best"] or row["newest"]
         spread = f" ± {_number(best['sd'])}" if best["sd"] is not None else ""
         where = f"{'best, ' if row['best'] else ''}at {best['images']:,.0f} images"
+        where += f"; {protocol}" if protocol else ""
         tiles.append(_tile(row["name"], _number(best["value"]) + spread, where))
     batch, d_steps = read.get("train.batch"), read.get("optim.d_steps")
     if batch is not None:

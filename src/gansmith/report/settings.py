@@ -32,11 +32,14 @@ class Setting:
 
 @dataclass
 class Settings:
-    """values: every setting in file order. environment: what environment.json says, {} without."""
+    """values: every setting in file order. environment: what environment.json says, {} without. data: content
+    hash of the images it is trained on, as scores name it; None where the run does not tell.
+    """
 
     values: list[Setting] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    data: str | None = None
 
     def get(self, path: str) -> Any:
         return next((setting.value for setting in self.values if setting.path == path), None)
@@ -75,7 +78,21 @@ def read(run: Path, preset_values: PresetValues) -> Settings:
         pass
     except (OSError, ValueError):
         settings.problems.append("environment.json is damaged and was left out")
+    if not settings.get("data.random_crop"):  # which keeps larger images than those that scores are against
+        settings.data = _trained_on(run)
     return settings
+
+
+def _trained_on(run: Path) -> str | None:
+    """The content hash of the data of the newest checkpoint that tells one."""
+    for file in sorted(run.glob("checkpoints/*/state.json"), reverse=True):
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))["data"]["content_hash"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(found, str):
+            return found
+    return None
 
 
 def origins_of(text: str) -> dict[str, str]:
