@@ -91,7 +91,7 @@ def truncation(
             return
         stem = folder / f"{targets.name_of(evaluation.target.file)}-truncation-{evaluation.networks[0].name}"
         sweep.write_csv(stem.with_name(f"{stem.name}.csv"), curve)
-        sweep.write_png(stem.with_name(f"{stem.name}.png"), curve, str(run))
+        sweep.write_png(stem.with_name(f"{stem.name}.png"), curve, Path(run).name)
         cells = [["point", "truncation", *curve.titles.values()]]
         for point in curve.chosen:
             shown = "none" if point.truncation is None else f"{point.truncation:g}"
