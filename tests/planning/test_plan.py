@@ -118,6 +118,21 @@ def test_the_cheapest_layout_within_a_time() -> None:
     assert planning.plan(config, "8xH100", layouts.Prices(), within=1e-6).cheapest is None
 
 
+def test_a_row_that_shows_the_limit_is_within_it_and_marks_are_told(weightless: None) -> None:
+    config, _ = configuration.load("biggan-256")
+    made = planning.plan(config, "4xA100", layouts.Prices())
+    days = next(way.days.likely for way in made.layouts if way.gpus == 4 and way.days)
+    shown = f"{days:.3g}"
+    assert float(shown) < days, "choose a plan whose time is rounded down"
+    said = invoke("--preset", "biggan-256", "--gpus", "4xA100", "--within", shown).output
+    assert f"cheapest within {shown} days: 4 × A100" in said
+    assert "\n→*   4 " in said
+    assert "→ what --gpus asks for; * the cheapest\n" in said
+    said = invoke("--preset", "biggan-256", "--gpus", "4xA100", "--within", "0.01").output
+    assert "→ what --gpus asks for\n" in said
+    assert "no layout of these finishes within 0.01 days" in said
+
+
 @pytest.mark.usefixtures("weightless")
 def test_micro_batches_fit_the_gpu_and_hold_whole_groups() -> None:
     config, _ = configuration.load("biggan-128")

@@ -112,10 +112,10 @@ def _lines(made: "Plan", within: float | None) -> Iterator[str]:
 
 
 def _table(made: "Plan") -> Iterator[str]:
-    columns = f"{'GPUs':>5} {'micro':>6} {'passes':>6} {'GiB':>6} {'busy':>5}"
+    columns = f"{'GPUs':>6} {'micro':>6} {'passes':>6} {'GiB':>6} {'busy':>5}"
     yield f"{columns}  {'images/s':<22} {'time':<22} money"
     for way in made.layouts:
-        mark = "→" if way.gpus == made.gpus else " "
+        mark = ("→" if way.gpus == made.gpus else " ") + ("*" if way.gpus == made.cheapest else " ")
         if way.problem is not None:
             yield f"{mark}{way.gpus:>4}  no: {way.problem}"
             continue
@@ -124,6 +124,7 @@ def _table(made: "Plan") -> Iterator[str]:
             f"{way.efficiency or 0:>5.0%}  {_range(way.images_per_second):<22} {_time(way.days):<22} "
             f"{_range(way.cost) if way.cost else '–'}"
         )
+    yield "→ what --gpus asks for" + ("; * the cheapest" if made.cheapest is not None else "")
 
 
 def _choice(made: "Plan", within: float | None) -> Iterator[str]:

@@ -96,7 +96,7 @@ def plan(
         for n in layouts.counts(number)
     ]
     possible = [way for way in ways if way.problem is None and way.days and way.gpu_hours]
-    quick = [way for way in possible if within is None or (way.days and way.days.likely <= within)]
+    quick = [way for way in possible if within is None or (way.days and _shown(way.days.likely) <= within)]
     best = min(quick, key=lambda way: way.gpu_hours.likely if way.gpu_hours else 0.0, default=None)
     disk = works.disk(config, work, found_images, duration)
     asked = next(way for way in ways if way.gpus == number)
@@ -124,6 +124,11 @@ def plan(
         here=here,
         here_days=duration / here.images_per_second / 86400 if here else None,
     )
+
+
+def _shown(days: float) -> float:
+    """As the table shows it: a row that says 14 days is one within 14 days."""
+    return float(f"{days:.3g}")
 
 
 def _is(gpu: Gpu, device: str) -> bool:
