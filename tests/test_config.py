@@ -104,7 +104,7 @@ def test_all_problems_are_reported_together_with_where_they_come_from(tmp_path: 
     assert f"file {file}: optim.d_step is unknown (did you mean optim.d_steps" in message
     assert f"unable to parse string as an integer, not 'none' (from file {file})" in message
     assert "train.batch: Input should be greater than or equal to 1, not 0 (from command line)" in message
-    assert "'a while' is not an amount of images; write 5000, 128k, 20M or 3ep" in message
+    assert "'a while' is not an amount of images; write 5000, 128k, 20M or 3ep (from" in message
     assert "optim.beta1: Input should be less than 1, not 1 (from command line)" in message
     assert (
         "data.crop: Input should be 'center', 'top', 'pad' or 'none', not 'middle' (from command line)"

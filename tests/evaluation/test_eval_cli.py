@@ -197,6 +197,13 @@ def test_mistakes_are_one_message(own: Path, reals: Path, tmp_path: Path) -> Non
     assert not (own / "metrics.jsonl").exists()
 
 
+def test_a_warning_is_said_once_however_many_seeds(own: Path, reals: Path) -> None:
+    said = text("eval", own, "--data", reals, *QUICK, "--repeats", 2)
+    assert said.count("note: the fakes: 80 images for 768 features") == 1
+    assert said.count("note: the reals: 60 images for 768 features") == 1
+    assert "second set" not in said
+
+
 def test_a_result_file_is_never_overwritten(own: Path, reals: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     out.write_text("earlier results")
@@ -235,8 +242,10 @@ def test_a_classifier_of_own_data_scores_by_its_own_name(own: Path, reals: Path,
     said = text("eval", "train-classifier", "--data", reals, "--resolution", 32, "--steps", 2, "--out", out)
     assert "accuracy" in said
     assert "never overwritten" in mistake("eval", "train-classifier", "--data", reals, "--out", out)
-    flags = ["--features", f"classifier:{out}", "--num", "40", "--metrics", "is,fid,leakage"]
+    flags = ["--features", f"classifier:{out}", "--num", "40", "--metrics", "is,fid,leakage,memorisation"]
     said = text("eval", own, "--data", reals, *flags)
+    assert all(":" not in path.name for path in (own / "evaluation").iterdir())
+    assert list((own / "evaluation").glob("*-neighbours-classifier-own*.png"))
     assert "IS-classifier" in said
     row = next(r for r in best.read(own)[0]["results"] if r["metric"] == "class-accuracy")
     assert row["protocol"]["settings"] == {"classifier": "feature network"}

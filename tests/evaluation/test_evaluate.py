@@ -260,6 +260,20 @@ def test_mistakes_are_told_before_an_image_is_made(
         gansmith.evaluate(**arguments)
 
 
+def test_unknown_metrics_name_what_was_written_and_all_there_are() -> None:
+    for name, setting, said in (
+        ("nonsense", "--metrics", "--metrics 'nonsense' is unknown; there are: frechet, "),
+        ("lekage", "eval.metrics", "eval.metrics 'lekage' is unknown; did you mean leakage? There are: f"),
+    ):
+        with pytest.raises(UserError) as error:
+            metrics.find([name], setting)
+        assert str(error.value).startswith(said)
+    with pytest.raises(
+        UserError, match=r"eval\.best_by nonsense: it is not computed|eval\.best_by 'nonsense'"
+    ):
+        metrics.product("nonsense", ["frechet"], "eval.best_by")
+
+
 @pytest.mark.parametrize("depth", [0, 1])
 def test_images_of_one_class_are_scored_without_labels(
     reals: Path, tmp_path: Path, depth: int, capsys: pytest.CaptureFixture[str]

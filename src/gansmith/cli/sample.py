@@ -299,10 +299,17 @@ def _open(path: str, options: dict[str, Any]) -> "Sampler":
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Warnings as one line for a person, without the place in the code."""
+    """Warnings as one line for a person, without the place in the code; each text once."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            click.echo(f"note: {message}", err=True)
+
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *_, **__: click.echo(f"note: {message}", err=True)
+        warnings.showwarning = show
         yield
 
 

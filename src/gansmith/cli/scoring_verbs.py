@@ -68,7 +68,7 @@ def truncation(
 
     Without an Inception score (a feature network without logits): precision–recall.
     """
-    from gansmith.evaluation import sweep, targets
+    from gansmith.evaluation import pictures, sweep, targets
     from gansmith.sampling import latents
 
     sweep.plotting()
@@ -89,7 +89,8 @@ def truncation(
         curve = sweep.sweep(evaluation, levels, truncation_kind, seed, arrived)
         if not world.is_main:
             return
-        stem = folder / f"{targets.name_of(evaluation.target.file)}-truncation-{evaluation.networks[0].name}"
+        network = pictures.portable(evaluation.networks[0].name)
+        stem = folder / f"{targets.name_of(evaluation.target.file)}-truncation-{network}"
         sweep.write_csv(stem.with_name(f"{stem.name}.csv"), curve)
         sweep.write_png(stem.with_name(f"{stem.name}.png"), curve, Path(run).name)
         cells = [["point", "truncation", *curve.titles.values()]]

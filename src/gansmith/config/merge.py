@@ -54,7 +54,9 @@ def load(
         for problem in error.errors():
             path = ".".join(str(part) for part in problem["loc"][:2])
             message = problem["msg"].removeprefix("Value error, ")
-            given = f", not {problem['input']!r}" if not isinstance(problem["input"], dict) else ""
+            value = problem["input"]
+            said = isinstance(value, dict) or (isinstance(value, str) and repr(value) in message)
+            given = "" if said else f", not {value!r}"
             problems.append(f"{path}: {message}{given} (from {origins.get(path, 'the defaults')})")
             merged = {key: value for key, value in merged.items() if not f"{key}.".startswith(f"{path}.")}
         config = Config.model_validate(_nest(merged))  # what is left, to report its contradictions too
@@ -129,8 +131,8 @@ def _read_preset(name: str) -> dict[str, Any]:
     names = preset_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"--preset {name!r} is unknown; {hint}There are: {', '.join(names)}.")
+        hint = f"did you mean {near[0]}? There" if near else "there"
+        raise UserError(f"--preset {name!r} is unknown; {hint} are: {', '.join(names)}.")
     return _parse_yaml((importlib.resources.files("gansmith") / "presets" / f"{name}.yaml").read_text(), name)
 
 

@@ -315,9 +315,10 @@ ALIASES = {
 }  # fmt: skip
 
 
-def find(names: Sequence[str]) -> list[str]:
+def find(names: Sequence[str], setting: str = "--metrics") -> list[str]:
     """Keys of METRICS for what a user wrote, in the order of the table; a product stands for its metric,
-    `all` for everything. Raises UserError with the nearest names.
+    `all` for everything. setting: where it was written, for messages. Raises UserError with the nearest
+    names.
     """
     chosen = set()
     for name in names:
@@ -328,8 +329,8 @@ def find(names: Sequence[str]) -> list[str]:
         key = key if key in METRICS else ALIASES.get(key, key)
         if key not in METRICS:
             near = difflib.get_close_matches(key, [*METRICS, *ALIASES], 3, 0.5)
-            hint = f"did you mean {', '.join(near)}? " if near else ""
-            raise UserError(f"--metrics {name!r} is unknown; {hint}There are: {', '.join(METRICS)}.")
+            hint = f"did you mean {', '.join(near)}? There" if near else "there"
+            raise UserError(f"{setting} {name!r} is unknown; {hint} are: {', '.join(METRICS)}.")
         chosen.add(key)
     return [name for name in METRICS if name in chosen]
 
@@ -339,14 +340,14 @@ def usual() -> list[str]:
     return [name for name, metric in METRICS.items() if metric.usual]
 
 
-def product(name: str, among: list[str] | None = None) -> str:
+def product(name: str, among: list[str] | None = None, setting: str = "--best-by") -> str:
     """The result that a user means with one name (`recall`, `fid`): of a metric with several, its first one.
 
-    among: keys of METRICS it must come from, None for any. Raises UserError.
+    among: keys of METRICS it must come from, None for any. setting: as of `find`. Raises UserError.
     """
-    metric = find([name])[0]
+    metric = find([name], setting)[0]
     if among is not None and metric not in among:
-        raise UserError(f"best by {name}: it is not computed; add it to the metrics ({', '.join(among)}).")
+        raise UserError(f"{setting} {name}: it is not computed; add it to the metrics ({', '.join(among)}).")
     key = name.strip().lower().replace("_", "-")
     yields = METRICS[metric].yields
     return key if key in yields else yields[0]

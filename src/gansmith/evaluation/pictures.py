@@ -32,6 +32,11 @@ def prune(run: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def portable(name: str) -> str:
+    """A network's name as part of a file's: `classifier:mine` → `classifier-mine`."""
+    return re.sub(r"[:/\\]", "-", name)
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Where pictures go and what they are made of. rows: index in the data set of each real's features."""
@@ -73,7 +78,7 @@ class Pictures:
         return np.concatenate(parts).transpose(0, 2, 3, 1)
 
     def _save(self, name: str, images: np.ndarray, columns: int, titles: list[str]) -> Path:
-        path = self.folder / f"{self.stem}-{name}.png"
+        path = self.folder / f"{self.stem}-{portable(name)}.png"
         self.folder.mkdir(parents=True, exist_ok=True)
         with files.replacing(path) as temporary:
             grids.tile(images, columns, titles).save(temporary, format="PNG")

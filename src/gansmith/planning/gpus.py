@@ -80,14 +80,16 @@ def parse(text: str) -> tuple[int, Gpu]:
     """`8xH100` → (8, H100); `H100` is one. Raises UserError naming the known ones."""
     match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(\S+)\s*", text)
     if not match or (match[1] and int(match[1]) < 1):
-        raise UserError(f"--gpus {text!r} is no number and kind of GPU; write --gpus 8xH100. {_known()}")
+        raise UserError(
+            f"--gpus {text!r} is no number and kind of GPU; write --gpus 8xH100. Known: {_known()}"
+        )
     count, wanted = int(match[1] or 1), match[2]
     names = {name.lower(): name for name in GPUS} | OTHER_NAMES
     name = names.get(wanted.lower())
     if name is None:
         near = difflib.get_close_matches(wanted.lower(), names, n=1, cutoff=0.5)
-        hint = f"did you mean {names[near[0]]}? " if near else ""
-        raise UserError(f"--gpus {text}: no GPU {wanted!r} is known; {hint}{_known()}")
+        hint = f"did you mean {names[near[0]]}? Known" if near else "known"
+        raise UserError(f"--gpus {text}: no GPU {wanted!r} is known; {hint}: {_known()}")
     return count, GPUS[name]
 
 
@@ -111,4 +113,4 @@ def utilisation(gpu: Gpu, arithmetic: str) -> Utilisation:
 
 
 def _known() -> str:
-    return f"Known: {', '.join(GPUS)}."
+    return f"{', '.join(GPUS)}."

@@ -47,7 +47,7 @@ def ready(config: Config, world: World, dry_run: bool = False) -> Scoring | None
     wanted = config.eval
     if wanted.every is None:
         return None
-    metrics = table.find(wanted.metrics)
+    metrics = table.find(wanted.metrics, "eval.metrics")
     networks = open_networks(wanted.features, weights=wanted.weights, device=world.device)
     num = images(wanted.num, 1)
     have = {"labels"} if config.model.conditional else set()
@@ -55,7 +55,8 @@ def ready(config: Config, world: World, dry_run: bool = False) -> Scoring | None
     for name in metrics:
         if why := table.lacking(name, have, num, num):
             raise UserError(f"eval.metrics: {name} cannot be computed: {why}.")
-    best_by = table.product(wanted.best_by or table.METRICS[metrics[0]].yields[0], metrics)
+    first = table.METRICS[metrics[0]].yields[0]
+    best_by = table.product(wanted.best_by or first, metrics, "eval.best_by")
     dataset = None
     if wanted.data is not None and not dry_run:
         side = config.model.resolution
