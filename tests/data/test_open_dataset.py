@@ -35,8 +35,16 @@ def test_images_that_are_left_out_are_said(tmp_path, capsys):
     (root / "a" / "broken.png").write_bytes(b"nothing")
     opened = open_dataset(root, resolution=32, cache_dir=tmp_path / "cache")
     reason = "a/broken.png: not an image, or of an unknown format"
-    said = f"data: 1 image left out as unreadable ({reason}); all are listed in {opened.path}/rejected.csv\n"
+    said = (
+        f"data: 1 image was left out as unreadable ({reason}); all are listed in {opened.path}/rejected.csv\n"
+    )
     assert said in capsys.readouterr().out
+    for look in (open_dataset, expect_dataset):  # every start says so, a dry run too
+        look(root, resolution=32, cache_dir=tmp_path / "cache")
+        assert said in capsys.readouterr().out
+    (Path(opened.path) / "rejected.csv").unlink()
+    open_dataset(root, resolution=32, cache_dir=tmp_path / "cache")
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_too_many_broken_images_name_a_command_that_accepts_them(tmp_path):

@@ -13,7 +13,6 @@ import re
 import shlex
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +107,7 @@ def expect_dataset(
     source = open_source(path, unconditional=wanted.unconditional)
     target = _cache_entry(path, source, wanted, cache_dir)
     if (target / "dataset.json").exists():
+        _say_left_out(target)
         return open_prepared(target, cache_dir=cache_dir, in_memory=False)
     wanted = wanted.resolved(source)
     assert wanted.resolution is not None
@@ -197,6 +197,7 @@ def _prepared_once(
     with locked(target):
         if (target / "dataset.json").exists():
             _say(f"{src} was prepared before; using {target}")
+            _say_left_out(target)
         else:
             final = settings.resolved(source)
             plan(source, final)  # refuses what cannot be prepared before saying that it is
@@ -210,8 +211,7 @@ def _prepared_once(
             )
             took = duration(report.seconds)
             _say(f"prepared {report.images:,} images of {report.classes:,} classes in {took}")
-            if report.rejected:
-                _say(_left_out(target / "rejected.csv", report.rejected))
+            _say_left_out(target)
             for note in report.notes:
                 _say(note)
     return target
@@ -239,12 +239,19 @@ def _by_hand(src: str, settings: PrepareSettings) -> str:
     return f"prepare it with `{command}` and train on DEST"
 
 
-def _left_out(table: Path, count: int) -> str:
-    with open(table, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        _, first = islice(csv.reader(file), 2)
-    images = "1 image" if count == 1 else f"{count:,} images"
-    such = "" if count == 1 else "such as "
-    return f"{images} left out as unreadable ({such}{': '.join(first)}); all are listed in {table}"
+def _say_left_out(prepared: Path) -> None:
+    """On every start: what was lost once is missing for ever."""
+    table = prepared / "rejected.csv"
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.reader(file))[1:]
+    except OSError:
+        return
+    if not rows:
+        return
+    images = "1 image was" if len(rows) == 1 else f"{len(rows):,} images were"
+    such = "" if len(rows) == 1 else "such as "
+    _say(f"{images} left out as unreadable ({such}{': '.join(rows[0])}); all are listed in {table}")
 
 
 def _say(text: str) -> None:
