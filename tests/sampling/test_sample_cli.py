@@ -293,6 +293,21 @@ def test_info_of_anything_else_is_one_message(gansmith: Run, tmp_path: Path, nam
     assert (code, err.count("\n")) == (2, 1)
 
 
+@pytest.mark.parametrize("harm", ["flipped byte", "NaN"])
+def test_info_of_a_damaged_snapshot_ends_with_a_message(
+    gansmith: Run, run_folder: Path, tmp_path: Path, harm: str
+) -> None:
+    file = tmp_path / "000000001000.safetensors"
+    data = bytearray((run_folder / "snapshots" / file.name).read_bytes())
+    data[-4:] = bytes([data[-4] ^ 1, *data[-3:]]) if harm == "flipped byte" else b"\0\0\xc0\x7f"
+    file.write_bytes(data)
+    code, out, err = gansmith("info", file)
+    assert code == 2
+    assert "images seen" in out  # the description is whole
+    assert err.startswith(f"error: {file}")
+    assert "damaged" in err or "NaN" in err
+
+
 def test_seeds_are_parsed_lazily() -> None:
     assert list(parse_seeds("0-3, 12,7")) == [0, 1, 2, 3, 12, 7]
     assert parse_seeds("0-999999999999") == range(10**12)

@@ -18,12 +18,47 @@ Row = tuple[str, str]
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def info(path: Path) -> None:
-    """Show what PATH holds: a run, a snapshot, a checkpoint or a prepared data set."""
+    """Show what PATH holds: a run, a snapshot, a checkpoint or a prepared data set.
+
+    The newest snapshot's weights are read too: a damaged one ends with exit code 2.
+    """
+    is_data = (path / "dataset.json").is_file()
     with plain_warnings():
-        rows = list(_data_set(path) if (path / "dataset.json").is_file() else _network(path))
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        click.echo(f"{name:<{width}}  {value}")
+        rows = list(_data_set(path) if is_data else _network(path))
+        width = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            click.echo(f"{name:<{width}}  {value}")
+        if not is_data and rows[-1][0] == "files":  # a new run has none
+            _verify(path)
+
+
+def _verify(path: Path) -> None:
+    """Raises UserError for weights that are damaged or not finite, which the description does not show."""
+    from gansmith.weights import snapshot
+
+    file = snapshot.find(path)
+    snapshot.load(file, discriminator=snapshot.describe(file)["discriminator"] is not None)
+
+
+def _find(path: Path) -> Path:
+    """`snapshot.find`, which for weights of other programs raises UserError that says what they are."""
+    from gansmith.weights import convert, snapshot
+
+    try:
+        file = snapshot.find(path)
+        snapshot.describe(file)
+        return file
+    except UserError:
+        try:
+            name = convert.detect(path)
+        except UserError:
+            name = convert.OURS
+        if name == convert.OURS:
+            raise
+    raise UserError(
+        f"{path} holds weights of {name}; `gansmith convert {path} DEST --dry-run` says what is in them, and "
+        "without --dry-run makes a snapshot or a run of them."
+    )
 
 
 def _network(path: Path) -> Iterator[Row]:
@@ -41,7 +76,7 @@ def _network(path: Path) -> Iterator[Row]:
         yield from _progress(path, checkpoints)
         if not snapshots and not checkpoints:
             return
-    file = snapshot.find(path)
+    file = _find(path)
     described = snapshot.describe(file)
     kind = "checkpoint" if file.name == snapshot.CHECKPOINT_FILE else "snapshot"
     yield f"newest {kind}" if is_run else kind, str(file)
