@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def unwritable(path: Path) -> str | None:
+    """Why `path` cannot be made, found out before the work: `FOLDER is not writable (…)`; None if it can."""
+    folder = next(above for above in path.absolute().parents if above.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{folder} is not writable"
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # what permissions say is not all, as in /sys
+    except OSError as error:
+        return f"{folder} is not writable ({error.strerror or error})"
+    return None
 
 
 @contextmanager

@@ -236,6 +236,26 @@ def test_destinations_are_never_overwritten(gansmith: Run, folder: Path, tmp_pat
     assert (full / "thesis.txt").read_text() == "x"
 
 
+def test_info_leads_from_weights_of_others_to_convert(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gansmith", "info", str(folder)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capfd.readouterr().err
+    assert stop.value.code == 2
+    assert said.startswith(f"error: {folder} holds weights of {convert.detect(folder)}; ")
+    assert f"`gansmith convert {folder} DEST --dry-run`" in said
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder where nobody can create files")
+def test_a_place_that_cannot_be_written_is_told_before_the_source_is_read(gansmith: Run) -> None:
+    code, out, err = gansmith("/no/such/source", "/sys/new")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: /sys/new cannot be made: /sys is not writable")
+    assert ".tmp" not in err
+
+
 def test_a_hostile_file_is_refused_and_runs_nothing(gansmith: Run, folder: Path, tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -325,6 +325,14 @@ def test_bad_arguments_are_refused(run: Path, tmp_path: Path, arguments: list[st
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder where nobody can create files")
+@pytest.mark.parametrize("name", ["out", "out.onnx"])
+def test_a_place_that_cannot_be_written_is_told_before_the_source_is_read(name: str) -> None:
+    said = str(invoke("/no/such/run", f"/sys/{name}").exception)
+    assert said.startswith(f"/sys/{name} cannot be made: /sys is not writable")
+    assert ".tmp" not in said
+
+
 def test_missing_d_existing_destination_and_damaged_source_are_refused(run: Path, tmp_path: Path) -> None:
     G, _ = networks()
     snapshot.save(tmp_path / "alone.safetensors", G, info=info())

@@ -96,6 +96,8 @@ def _check(dest: Path, chosen: str, with_d: bool, conditioning: str, push: str |
     folder = next(parent for parent in dest.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise UserError(f"{dest}: {folder} is a file; give a place in a folder.")
+    if why := files.unwritable(dest):
+        raise UserError(f"{dest} cannot be made: {why}; give a place elsewhere.")
     suffix = {name: ending for ending, name in SUFFIXES.items()}.get(chosen)
     if suffix is not None and dest.suffix != suffix:
         raise UserError(f"{dest}: --format {chosen} writes a file; give a name ending in {suffix}.")

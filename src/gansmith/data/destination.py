@@ -8,12 +8,12 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gansmith import files
 from gansmith.data.cache import written_whole
 from gansmith.data.progress import size
 from gansmith.data.settings import differences
@@ -49,16 +49,8 @@ def is_finished(dest: Path, src: str, identity: dict[str, Any], fingerprint: str
             f"{dest} is not empty (it holds {sorted(names)[0]}) and not a prepared data set; give a new or "
             "empty folder."
         )
-    parent = next(p for p in (dest, *dest.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{dest} cannot be made: {parent} is not writable; give a folder elsewhere.")
-    try:
-        tempfile.TemporaryFile(dir=parent).close()  # what permissions say is not all, as in /sys
-    except OSError as error:
-        why = error.strerror or error
-        raise UserError(
-            f"{dest} cannot be made: {parent} is not writable ({why}); give a folder elsewhere."
-        ) from None
+    if why := files.unwritable(dest / WORK):
+        raise UserError(f"{dest} cannot be made: {why}; give a folder elsewhere.")
     return False
 
 

@@ -53,6 +53,8 @@ def check_destination(dest: Path, source: Path) -> None:
     above = next(parent for parent in dest.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UserError(f"{dest} cannot be made: {above} is a file; give another place.")
+    if why := files.unwritable(dest):
+        raise UserError(f"{dest} cannot be made: {why}; give a place elsewhere.")
 
 
 def trainable(imported: Imported) -> bool:
@@ -111,7 +113,9 @@ def _saying(dest: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{dest} could not be written ({error}); nothing was left there.") from None
+        raise UserError(
+            f"{dest} could not be written ({error.strerror or error}); nothing was left there."
+        ) from None
 
 
 def _lacking(imported: Imported) -> str:
