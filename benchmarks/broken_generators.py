@@ -15,6 +15,7 @@ import numpy as np
 
 import gansmith
 from gansmith.evaluation.evaluate import Manner
+from gansmith.evaluation.reference import chosen
 
 METRICS = (
     "frechet", "kid", "is", "precision-recall", "density-coverage", "per-class", "leakage", "duplicates",
@@ -22,21 +23,23 @@ METRICS = (
 )  # fmt: skip
 
 
-def spread(labels: np.ndarray, num: int, seed: int) -> np.ndarray:
-    """Rows of `num` images, every class equally often, in random order."""
-    random = np.random.default_rng(seed)
+def spread(rows: np.ndarray, labels: np.ndarray, num: int) -> np.ndarray:
+    """`num` of the rows, every class equally often, in random order."""
+    random = np.random.default_rng(0)
     classes = np.unique(labels)
-    rows = [random.choice(np.flatnonzero(labels == c), num // len(classes), replace=False) for c in classes]
-    return random.permutation(np.concatenate(rows))
+    own = [rows[labels[rows] == c] for c in classes]
+    return random.permutation(np.concatenate([random.choice(r, num // len(classes), False) for r in own]))
 
 
-def faults(run: str, train, test, num: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def faults(run: str, train, test, num: int, num_real: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """name → (images, labels), `num` of each."""
     classes = len(train.classes)
     per_class = num // classes
     healthy = gansmith.load(run).sample(per_class, micro_batch=64)
     labels = np.repeat(np.arange(classes), per_class)
-    real, copies = spread(test.labels, num, seed=0), spread(train.labels, num, seed=1)
+    real = spread(np.arange(len(test)), test.labels, num)
+    # A copy is only found among the reals that are looked at.
+    copies = spread(chosen(train, num_real), train.labels, num)
 
     collapsed = healthy.copy()
     collapsed[labels == 0] = healthy[0]
@@ -77,9 +80,10 @@ def main() -> None:
     resolution = gansmith.load(arguments.run).image_shape[0]
     train = gansmith.open_dataset(arguments.data, resolution=resolution)
     test = gansmith.open_dataset(arguments.held_out, resolution=resolution)
+    made = faults(arguments.run, train, test, arguments.num, arguments.num_real)
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (images, labels) in faults(arguments.run, train, test, arguments.num).items():
+        for name, (images, labels) in made.items():
             path = Path(folder) / f"{name.replace(' ', '-')}.npz"
             np.savez(path, images=images, labels=labels)
             results = gansmith.evaluate(
@@ -92,6 +96,8 @@ def main() -> None:
                 manner=Manner(say=print),
             )
             rows[name] = {result.metric: result.value for result in results if result.value is not None}
+            copied = [result.details for result in results if result.metric == "memorisation"]
+            rows[name]["suspicious"] = copied[0]["suspicious"]
             path.unlink()
             print(table({name: rows[name]}), flush=True)
     print(f"\n{arguments.num:,} images against {arguments.num_real:,} reals, {arguments.features}\n")
