@@ -166,8 +166,8 @@ def model(arguments: argparse.Namespace) -> None:
     gpu = gpus.GPUS[arguments.gpu]
     print(
         f"{gpu.name}: {arguments.utilisation:.0%} of {gpu.half:.0f} TFLOP/s; gradients around rings, at "
-        f"{arguments.achieved:.0%} of {gpu.link:g} GB/s in a node of {GPUS_PER_NODE} and of the network's GB/s "
-        f"per node between nodes;\na small exchange takes {arguments.latency_node:g} µs in a node, "
+        f"{arguments.achieved:.0%} of {gpu.link:g} GB/s in a node of {GPUS_PER_NODE} and of the network's "
+        f"GB/s per node between nodes;\na small exchange takes {arguments.latency_node:g} µs in a node, "
         f"{arguments.latency:g} µs between nodes."
     )
     print(
