@@ -94,13 +94,24 @@ def fake_features(
     for rows in (labels, digests) if small is None else (labels, digests, small):
         complete(rows, ranks)
     sets = [
-        FeatureSet(
-            features=features,
-            logits=logits if network.num_logits else None,
-            labels=labels if labelled else None,
-            num_classes=len(classes) if labelled else 0,
-            class_names=[info.name for info in classes] if labelled else [],
-        )
-        for network, (features, logits) in zip(networks, arrays)
+        _feature_set(network, *found, labels if labelled else None, classes)
+        for network, found in zip(networks, arrays)
     ]
     return Fakes(sets, digests, small)
+
+
+def _feature_set(
+    network: FeatureNetwork,
+    features: np.ndarray,
+    logits: np.ndarray,
+    labels: np.ndarray | None,
+    classes: Sequence[ClassInfo],
+) -> FeatureSet:
+    known = [] if labels is None else [info.name for info in classes]
+    return FeatureSet(
+        features=features,
+        logits=logits if network.num_logits else None,
+        labels=labels,
+        num_classes=len(known),
+        class_names=known,
+    )

@@ -59,25 +59,7 @@ def train(
     differ on resume. profile: so many steps are timed, part by part. Raises UserError (nothing was written),
     Stopped (saved, resumable) or Diverged.
     """
-    overrides = dict(settings or {})
-    if data is not None:
-        # Absolute, so that the run's folder can be gone on with from anywhere.
-        overrides["data.path"] = str(Path(data).resolve()) if Path(data).exists() else data
-    if (other := overrides.get("eval.data")) is not None and Path(other).exists():
-        overrides["eval.data"] = str(Path(other).resolve())
-    if (start := overrides.get("init.source")) is not None and Path(start).exists():
-        overrides["init.source"] = str(Path(start).resolve())
-    own = Path(out) / "config.yaml" if out is not None else None
-    if config_file is None and preset is None and own is not None and own.exists():
-        config_file = own  # gansmith train --out RUN: the run knows its own recipe
-    config, origins = configuration.load(preset, Path(config_file) if config_file else None, overrides)
-    if config.data.path is None and own is not None and own.exists():  # nor does it forget its data
-        overrides["data.path"] = configuration.load(file=own)[0].data.path
-        config, origins = configuration.load(preset, Path(config_file) if config_file else None, overrides)
-    if config.data.path is None:
-        nothing = f"--out {out} holds no run to go on with, and " if out is not None else ""
-        raise UserError(f"{nothing}--data is missing: give a folder of images, a zip, … or builtin:digits.")
-    where = Path(out) if out is not None else Path("runs") / f"{config.preset or 'run'}-{_stem(config)}"
+    config, origins, where = _settled(data, preset, out, config_file, settings)
     with ExitStack() as stack:
         # Rank 0 may compute features of many reals while the others wait.
         patience = TIMEOUT if config.eval.every is None else timedelta(days=1)
@@ -130,6 +112,36 @@ def train(
         )
         log.event("finished", images_seen=state.images_seen)
     return where
+
+
+def _settled(
+    data: str | None,
+    preset: str | None,
+    out: str | Path | None,
+    config_file: str | Path | None,
+    settings: Mapping[str, Any] | None,
+) -> tuple[Config, dict[str, str], Path]:
+    """The merged settings with their origins, and the run's folder; a run knows its own recipe and data."""
+    overrides = dict(settings or {})
+    if data is not None:
+        # Absolute, so that the run's folder can be gone on with from anywhere.
+        overrides["data.path"] = str(Path(data).resolve()) if Path(data).exists() else data
+    if (other := overrides.get("eval.data")) is not None and Path(other).exists():
+        overrides["eval.data"] = str(Path(other).resolve())
+    if (start := overrides.get("init.source")) is not None and Path(start).exists():
+        overrides["init.source"] = str(Path(start).resolve())
+    own = Path(out) / "config.yaml" if out is not None else None
+    if config_file is None and preset is None and own is not None and own.exists():
+        config_file = own  # gansmith train --out RUN: the run knows its own recipe
+    config, origins = configuration.load(preset, Path(config_file) if config_file else None, overrides)
+    if config.data.path is None and own is not None and own.exists():  # nor does it forget its data
+        overrides["data.path"] = configuration.load(file=own)[0].data.path
+        config, origins = configuration.load(preset, Path(config_file) if config_file else None, overrides)
+    if config.data.path is None:
+        nothing = f"--out {out} holds no run to go on with, and " if out is not None else ""
+        raise UserError(f"{nothing}--data is missing: give a folder of images, a zip, … or builtin:digits.")
+    where = Path(out) if out is not None else Path("runs") / f"{config.preset or 'run'}-{_stem(config)}"
+    return config, origins, where
 
 
 def _ready(
