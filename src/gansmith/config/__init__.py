@@ -1,5 +1,6 @@
 """The configuration of a run: one validated object, merged from preset, file and command line."""
 
+from gansmith.config.fields import images
 from gansmith.config.merge import (
     diff,
     flat,
@@ -9,7 +10,7 @@ from gansmith.config.merge import (
     preset_names,
     to_yaml,
 )
-from gansmith.config.schema import Config, describe, fields, images
+from gansmith.config.schema import Config, describe, fields
 
 __all__ = [
     "Config",

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from gansmith.config.schema import Config, contradictions, fields
+from gansmith.config.contradictions import contradictions
+from gansmith.config.schema import Config, fields
 from gansmith.errors import UserError
 
 

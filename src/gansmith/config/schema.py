@@ -1,45 +1,26 @@
-"""The settings of a run: names, kinds, allowed values and what they contradict.
+"""The settings of a run: names, kinds, allowed values.
 
-Every field is *free* (may change at any restart) or *identity* (what the run is: a change is refused on
-resume). This room knows what the settings are called, not what they do.
+This room knows what the settings are called, not what they do. What contradicts what: contradictions.py.
 """
 
-import math
-import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-_UNITS = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
-_AMOUNT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(k|M|G|ep|)\s*$")
-
-
-def free(default: Any, description: str, **limits: Any) -> Any:
-    """A field that may change whenever the run is started again."""
-    return Field(default, description=description, json_schema_extra={"kind": "free"}, **limits)
-
-
-def identity(default: Any, description: str, **limits: Any) -> Any:
-    """A field that makes the run what it is; changing it on resume needs --allow-change."""
-    return Field(default, description=description, json_schema_extra={"kind": "identity"}, **limits)
-
-
-def images(amount: str | int | float, epoch: int) -> int:
-    """Turns an amount such as `128k`, `20M`, `3ep` or 5000 into a number of images.
-
-    epoch: images per epoch, what `ep` multiplies. Raises ValueError for anything else.
-    """
-    match = _AMOUNT.match(str(amount))
-    if not match:
-        raise ValueError(f"{amount!r} is not an amount of images; write 5000, 128k, 20M or 3ep")
-    number, unit = float(match[1]), match[2]
-    return round(number * (epoch if unit == "ep" else _UNITS[unit]))
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+from gansmith.config.fields import Section, free, identity, images
+from gansmith.config.stability import (
+    AugmentConfig,
+    BatchConfig,
+    GuardConfig,
+    HeadConfig,
+    LossConfig,
+    PenaltyConfig,
+    PretrainConfig,
+    StabiliseConfig,
+    WatchConfig,
+)
 
 
 class DataConfig(Section):
@@ -92,12 +73,6 @@ class ModelConfig(Section):
     )
     fade_start: int = identity(0, "images seen when it was made", ge=0)
     fade_images: int = identity(0, "images over which what was added is faded in", ge=0)
-
-
-class LossConfig(Section):
-    objective: str = identity("hinge", "hinge, or your own: module:function (docs/objectives.md)")
-    ortho_g: float = identity(0.0, "orthogonal regularisation of G (BigGAN 3.1: 1e-4)", ge=0)
-    ortho_d: float = identity(0.0, "orthogonal regularisation of D", ge=0)
 
 
 class OptimConfig(Section):
@@ -306,12 +281,20 @@ class Config(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    penalty: PenaltyConfig = PenaltyConfig()
+    augment: AugmentConfig = AugmentConfig()
+    head: HeadConfig = HeadConfig()
+    stabilise: StabiliseConfig = StabiliseConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    batch: BatchConfig = BatchConfig()
     bn: BatchNormConfig = BatchNormConfig()
     spectral: SpectralConfig = SpectralConfig()
     ema: EmaConfig = EmaConfig()
     init: InitConfig = InitConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    watch: WatchConfig = WatchConfig()
+    guard: GuardConfig = GuardConfig()
     log: LogConfig = LogConfig()
     eval: EvalConfig = EvalConfig()
 
@@ -334,56 +317,3 @@ def _walk(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, Fie
         else:
             assert isinstance(field.json_schema_extra, dict)
             yield f"{prefix}{name}", str(field.json_schema_extra["kind"]), field
-
-
-def contradictions(config: Config) -> Iterator[tuple[str, str]]:
-    """Problems between fields; those of one field are the business of its type."""
-    model = config.model
-    if model.resolution not in (32, 64, 128, 256, 512, 1024):
-        yield "model.resolution", f"{model.resolution} is not built; choose 32, 64, 128, 256, 512 or 1024"
-        return
-    if model.skip_z and model.family == "biggan":
-        slots = int(math.log2(model.resolution)) - 1  # one for the first layer, one per block
-        if model.dim_z % slots:
-            below, above = model.dim_z // slots * slots, (model.dim_z // slots + 1) * slots
-            nearest = f"{below} or {above}" if below else f"{above}"
-            yield (
-                "model.dim_z",
-                f"{model.dim_z} cannot be cut into {slots} equal chunks (skip_z); nearest: {nearest}",
-            )
-    for name, at in (("attention_g", model.attention_g), ("attention_d", model.attention_d)):
-        for resolution in at:
-            if resolution not in (8, 16, 32, 64, 128, 256, 512) or resolution >= model.resolution:
-                yield (
-                    f"model.{name}",
-                    f"{resolution} is no inner resolution of a {model.resolution} px network",
-                )
-    if model.ch % 2 or (model.ch_d or 2) % 2:
-        yield "model.ch", "must be even: attention and BigGAN-deep use fractions of it"
-    stages = int(math.log2(model.resolution)) - 2
-    for name, table in (("table_g", model.table_g), ("table_d", model.table_d)):
-        wanted = stages + 1
-        if table is not None and (len(table) != wanted or min(table) < 1):
-            yield f"model.{name}", f"has {wanted} entries above 0 at {model.resolution} px, not {list(table)}"
-    if model.fade is not None and model.discriminator is not None:
-        yield "model.fade", "a promoted network has gansmith's own D: leave model.discriminator out"
-    if not model.conditional and config.data.labels == "random":
-        yield "data.labels", "random labels need model.conditional: true"
-    if config.data.balanced and config.data.labels == "random":
-        yield "data.balanced", "balanced classes and random labels exclude each other"
-    if config.loss.objective != "hinge" and ":" not in config.loss.objective:
-        yield "loss.objective", f"{config.loss.objective!r} is unknown; choose hinge, or module:function"
-    if model.discriminator is not None and ":" not in model.discriminator:
-        yield "model.discriminator", f"{model.discriminator!r} must be module:function"
-    if config.init.source is None:
-        for name in ("map", "freeze_d", "generator", "discriminator"):
-            if getattr(config.init, name):
-                yield f"init.{name}", "is for runs that start from given weights: it needs --init-from"
-    for path, value in (
-        ("bn.group", config.bn.group),
-        ("train.micro_batch", config.train.micro_batch),
-        ("train.micro_batch_g", config.train.micro_batch_g),
-        ("data.workers", config.data.workers),
-    ):
-        if isinstance(value, int) and value < 1:
-            yield path, f"must be at least 1 or auto, not {value}"

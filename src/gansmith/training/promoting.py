@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from gansmith import config as configuration
 from gansmith import files
 from gansmith.config import Config, images
-from gansmith.config.schema import contradictions
+from gansmith.config.contradictions import contradictions
 from gansmith.errors import UserError
 from gansmith.models.biggan import Discriminator, Generator
 from gansmith.sampling import statistics

@@ -1,0 +1,62 @@
+"""What settings contradict each other, with the reason: found before anything is opened or written.
+
+Problems of one field are the business of its type (schema.py, stability.py).
+"""
+
+import math
+from collections.abc import Iterator
+
+from gansmith.config.schema import Config
+
+
+def contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """Problems between fields; those of one field are the business of its type."""
+    model = config.model
+    if model.resolution not in (32, 64, 128, 256, 512, 1024):
+        yield "model.resolution", f"{model.resolution} is not built; choose 32, 64, 128, 256, 512 or 1024"
+        return
+    if model.skip_z and model.family == "biggan":
+        slots = int(math.log2(model.resolution)) - 1  # one for the first layer, one per block
+        if model.dim_z % slots:
+            below, above = model.dim_z // slots * slots, (model.dim_z // slots + 1) * slots
+            nearest = f"{below} or {above}" if below else f"{above}"
+            yield (
+                "model.dim_z",
+                f"{model.dim_z} cannot be cut into {slots} equal chunks (skip_z); nearest: {nearest}",
+            )
+    for name, at in (("attention_g", model.attention_g), ("attention_d", model.attention_d)):
+        for resolution in at:
+            if resolution not in (8, 16, 32, 64, 128, 256, 512) or resolution >= model.resolution:
+                yield (
+                    f"model.{name}",
+                    f"{resolution} is no inner resolution of a {model.resolution} px network",
+                )
+    if model.ch % 2 or (model.ch_d or 2) % 2:
+        yield "model.ch", "must be even: attention and BigGAN-deep use fractions of it"
+    stages = int(math.log2(model.resolution)) - 2
+    for name, table in (("table_g", model.table_g), ("table_d", model.table_d)):
+        wanted = stages + 1
+        if table is not None and (len(table) != wanted or min(table) < 1):
+            yield f"model.{name}", f"has {wanted} entries above 0 at {model.resolution} px, not {list(table)}"
+    if model.fade is not None and model.discriminator is not None:
+        yield "model.fade", "a promoted network has gansmith's own D: leave model.discriminator out"
+    if not model.conditional and config.data.labels == "random":
+        yield "data.labels", "random labels need model.conditional: true"
+    if config.data.balanced and config.data.labels == "random":
+        yield "data.balanced", "balanced classes and random labels exclude each other"
+    if config.loss.objective != "hinge" and ":" not in config.loss.objective:
+        yield "loss.objective", f"{config.loss.objective!r} is unknown; choose hinge, or module:function"
+    if model.discriminator is not None and ":" not in model.discriminator:
+        yield "model.discriminator", f"{model.discriminator!r} must be module:function"
+    if config.init.source is None:
+        for name in ("map", "freeze_d", "generator", "discriminator"):
+            if getattr(config.init, name):
+                yield f"init.{name}", "is for runs that start from given weights: it needs --init-from"
+    for path, value in (
+        ("bn.group", config.bn.group),
+        ("train.micro_batch", config.train.micro_batch),
+        ("train.micro_batch_g", config.train.micro_batch_g),
+        ("data.workers", config.data.workers),
+    ):
+        if isinstance(value, int) and value < 1:
+            yield path, f"must be at least 1 or auto, not {value}"
