@@ -142,8 +142,8 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_no_moment(tiny, monkeyp
     def look(run, letter, state, micro_batches):
         def now():
             net = state.D.net if letter == "d" else state.G.net
-            adam = (state.D if letter == "d" else state.G).adam
-            moments = [v.clone() for p in net.parameters() for v in adam.state[p].values()]
+            optimizer = (state.D if letter == "d" else state.G).optimizer
+            moments = [v.clone() for p in net.parameters() for v in optimizer.state[p].values()]
             return [p.detach().clone() for p in net.parameters()] + moments
 
         before = now()

@@ -147,8 +147,8 @@ def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
     finite = norm.isfinite()
     player.scale.update(finite)
     # The device itself leaves out a step that is not finite; the host learns of it in `_check`.
-    player.adam.found_inf = (~finite).float()  # type: ignore[attr-defined]
-    player.adam.step()
+    player.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    player.optimizer.step()
     run.mark("spectral norm")
     spectral.refresh(player.net, run.config.spectral.iterations)
     run.mark("logging")
@@ -290,7 +290,7 @@ def _set_learning_rates(run: Run, state: State) -> None:
     factor = schedule.factor(run.config, state.images_seen, len(run.dataset))
     lr_g = run.config.optim.lr_g * state.release.factor(run.release, state.images_seen)
     for player, lr in ((state.G, lr_g), (state.D, run.config.optim.lr_d)):
-        for group in player.adam.param_groups:
+        for group in player.optimizer.param_groups:
             group["lr"] = lr * factor
 
 
@@ -315,8 +315,8 @@ def _status(run: Run, state: State, rate: float) -> None:
         **means,
         "sigma0_g": max(sigmas["g"].values(), default=None),
         "sigma0_d": max(sigmas["d"].values(), default=None),
-        "lr_g": state.G.adam.param_groups[0]["lr"],
-        "lr_d": state.D.adam.param_groups[0]["lr"],
+        "lr_g": state.G.optimizer.param_groups[0]["lr"],
+        "lr_d": state.D.optimizer.param_groups[0]["lr"],
         "skipped": skipped or None,
         "batch": run.config.train.batch,
         **({"fade_alpha": state.G.net.alpha} if run.config.model.fade is not None else {}),

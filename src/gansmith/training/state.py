@@ -29,7 +29,7 @@ class Player:
     """One of the two networks with all that trains it."""
 
     net: Any  # a Generator, or D: ours or the user's own module
-    adam: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
     gradients: FlatGradients
     scale: LossScale
     frozen: tuple[torch.Tensor, ...] = ()  # take no gradient, ever
@@ -197,10 +197,10 @@ def _player(
 ) -> Player:
     optim = config.optim
     trained = [parameter for name, parameter in net.named_parameters() if name not in frozen]
-    adam = torch.optim.Adam(trained, lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
+    optimizer = torch.optim.Adam(trained, lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
     gradients = FlatGradients(net)
     return Player(
-        net, adam, gradients, LossScale(scaled, gradients.flat.device), freezing.tensors(net, frozen)
+        net, optimizer, gradients, LossScale(scaled, gradients.flat.device), freezing.tensors(net, frozen)
     )
 
 
@@ -215,7 +215,7 @@ def tensors(state: State) -> dict[str, dict[str, torch.Tensor]]:
     for letter, player in (("G", state.G), ("D", state.D)):
         files["networks"] |= {f"{letter}.{name}": value for name, value in player.net.state_dict().items()}
         for name, parameter in player.net.named_parameters():
-            for key, value in player.adam.state[parameter].items():
+            for key, value in player.optimizer.state[parameter].items():
                 files["optimizers"][f"{letter}.{name}.{key}"] = value
     return files
 
@@ -240,13 +240,13 @@ def restore(state: State, files: dict[str, dict[str, torch.Tensor]]) -> None:
     for letter, player in (("G", state.G), ("D", state.D)):
         for name, parameter in player.net.named_parameters():
             prefix = f"{letter}.{name}."
-            player.adam.state[parameter] = {
+            player.optimizer.state[parameter] = {
                 key: _like(moment, parameter, key)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if (moment := files["optimizers"].get(prefix + key)) is not None
             }
-            if not player.adam.state[parameter]:
-                del player.adam.state[parameter]
+            if not player.optimizer.state[parameter]:
+                del player.optimizer.state[parameter]
         spectral.refresh(player.net, iterations=0)
 
 
