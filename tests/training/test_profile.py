@@ -79,7 +79,8 @@ def test_work_is_counted_as_published(resolution, ch, one, two):
         with torch.device("meta"):
             G, D = states.networks(config, 10 if resolution == 32 else 1000)
         state = SimpleNamespace(G=SimpleNamespace(net=G), D=SimpleNamespace(net=D))
-        run = SimpleNamespace(world=World(0, 1, torch.device("cpu")), config=config, batch_g=1)
+        world, batch = World(0, 1, torch.device("cpu")), config.train.batch
+        run = SimpleNamespace(world=world, config=config, batch=batch, batch_g=1)
         flop = sum(profiling.step_flops(run, state).values()) / 1e9
         assert 0.93 * published < flop < published + 1
 

@@ -17,6 +17,7 @@ from gansmith.errors import UserError
 
 KINDS = ("normal", "uniform", "bernoulli", "censored_normal")
 TRUNCATION_KINDS = ("resample", "scale")
+LARGEST_IN_BLOCKS = 1024  # numbers per position that are drawn 256 positions at a time
 BLOCK = 256  # positions drawn together from one generator; part of the stream's definition
 SMALLEST_RESAMPLED = 0.02  # below, fewer than 1.6 % of the draws are kept
 SCALED_RANGE = 2.0  # `scale` multiplies a normal truncated to [-2, 2]
@@ -33,6 +34,8 @@ def _noise(random: np.random.Generator, shape: tuple[int, ...], kind: str) -> np
         return random.standard_normal(shape, dtype=np.float32)
     if kind == "censored_normal":  # max(N(0, 1), 0)
         return np.maximum(random.standard_normal(shape, dtype=np.float32), 0)
+    if kind == "unit":  # U[0, 1), of augmentations
+        return random.random(shape, dtype=np.float32)
     if kind == "uniform":  # U[-1, 1]
         return 2 * random.random(shape, dtype=np.float32) - 1
     if kind == "bernoulli":  # {0, 1}
@@ -40,7 +43,7 @@ def _noise(random: np.random.Generator, shape: tuple[int, ...], kind: str) -> np
     raise UserError(f"latent {kind!r} is unknown; choose one of {', '.join(KINDS)}.")
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _block(
     seed: int, name: str, index: int, dim: int, kind: str, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +70,22 @@ def stream(
         rows = positions[here] - index * BLOCK
         z[here], y[here] = block_z[rows], block_y[rows]
     return torch.from_numpy(z), torch.from_numpy(y)
+
+
+def field(
+    seed: int, name: str, positions: np.ndarray, shape: tuple[int, ...], kind: str = "normal"
+) -> torch.Tensor:
+    """Arrays of any shape at the given positions of an endless stream: float32 (N, *shape) on the CPU.
+
+    kind: `normal`, or `unit` for numbers in [0, 1). Small ones are drawn in blocks, large ones each by
+    itself.
+    """
+    size, name = math.prod(shape), f"field {kind} {name}"
+    if size <= LARGEST_IN_BLOCKS:
+        drawn, _ = stream(seed, name, positions, dim=size, num_classes=0, kind=kind)
+        return drawn.view(len(positions), *shape)
+    rows = [_noise(_generator("stream", seed, name, "at", p), shape, kind) for p in positions.tolist()]
+    return torch.from_numpy(np.stack(rows))
 
 
 def from_seeds(

@@ -1,7 +1,8 @@
 """Checkpoints: saved so that a kill at any instant leaves a loadable one, loaded only when proven whole.
 
 A checkpoint is a folder `checkpoints/000012345678` (images seen): `networks.safetensors` and
-`optimizers.safetensors` (state.tensors), `G_ema.safetensors` (a snapshot, for people), `state.json`, and
+`optimizers.safetensors` (state.tensors), `memory.safetensors` where losses remember something,
+`G_ema.safetensors` (a snapshot, for people), `state.json`, and
 `manifest.json` with the size and SHA-256 of the others.
 """
 
@@ -120,7 +121,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return {stem: load_file(folder / f"{stem}.safetensors") for stem in ("networks", "optimizers")}
+    stems = ["networks", "optimizers", *(["memory"] if (folder / "memory.safetensors").exists() else [])]
+    return {stem: load_file(folder / f"{stem}.safetensors") for stem in stems}
 
 
 def remove_leftovers(folder: Path) -> None:

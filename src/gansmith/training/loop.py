@@ -25,6 +25,7 @@ from gansmith.models import spectral
 from gansmith.sampling import latents
 from gansmith.training import ema, memory, saving, schedule, scoring
 from gansmith.training.distributed import World
+from gansmith.training.draws import Draws
 from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
 from gansmith.training.precision import Precision
 from gansmith.training.profiling import Mark, unmarked
@@ -51,6 +52,7 @@ class Run:
     num_classes: int  # of the networks; 0 without classes
     drawn_classes: torch.Tensor  # ids that fakes are drawn of: classes without images are left out
     bn_group: int
+    batch: int  # images per D phase, now
     batch_g: int
     micro_batch: int
     micro_batch_g: int
@@ -103,7 +105,7 @@ def train(run: Run, state: State) -> None:
             _set_learning_rates(run, state)
             for _ in range(run.config.optim.d_steps):
                 loss = _phase(run, "d", state, reals)
-                state.images_seen += run.config.train.batch
+                state.images_seen += run.batch
                 _release(run, state, loss)
             if state.release.holds:  # a new D first learns to judge a G that stands still, average and all
                 continue
@@ -133,10 +135,13 @@ def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
     for tensor in player.frozen:
         tensor.requires_grad_(False)
 
-    while (loss := _accumulated(run, letter, state, reals)) is None:
+    while (seen := _accumulated(run, letter, state, reals)) is None:
         memory.shrink(run, letter)
         reals.begin(state.images_seen)
+    loss, scalars = seen
     player.gradients.finish(run.world, player.scale)
+    if settle := getattr(run.objective, "settle", None):
+        settle(letter, _over_ranks(run.world, scalars))
 
     run.mark("regularisation")
     strength = run.config.loss.ortho_d if letter == "d" else run.config.loss.ortho_g
@@ -153,16 +158,20 @@ def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
     spectral.refresh(player.net, run.config.spectral.iterations)
     run.mark("logging")
     run.averages.add({f"gradient_norm_{letter}": norm}, where=finite)
+    player.turn += 1
     return loss
 
 
-def _accumulated(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor | None:
-    """Adds up a phase's gradients over its micro-batches. Returns this rank's mean loss, or None where some
+Seen = tuple[torch.Tensor, dict[str, torch.Tensor]]  # a phase's loss and scalars, means of this rank
+
+
+def _accumulated(run: Run, letter: str, state: State, reals: "Reals") -> Seen | None:
+    """Adds up a phase's gradients over its micro-batches. Returns what this rank saw, or None where some
     rank ran out of memory: then nothing has happened but that gradients are to be made anew.
     """
     trouble = False
     try:
-        loss, noted = _accumulate(run, letter, state, reals)
+        seen = _accumulate(run, letter, state, reals)
     except Exception as error:
         # Where ranks share BatchNorm groups the others wait inside a forward: only a restart helps.
         if not hardware.is_out_of_memory(error) or memory.groups_are_shared(run, letter):
@@ -171,17 +180,14 @@ def _accumulated(run: Run, letter: str, state: State, reals: "Reals") -> torch.T
     if run.world.any(trouble):
         return None
     run.mark("logging")
-    for scalars in noted:
-        run.averages.add(scalars)
-    return loss
+    run.averages.add(seen[1])
+    return seen
 
 
-def _accumulate(
-    run: Run, letter: str, state: State, reals: "Reals"
-) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
+def _accumulate(run: Run, letter: str, state: State, reals: "Reals") -> Seen:
     player = state.D if letter == "d" else state.G
     micro = run.micro_batch if letter == "d" else run.micro_batch_g
-    count = (run.config.train.batch if letter == "d" else run.batch_g) // micro  # over all ranks
+    count = (run.batch if letter == "d" else run.batch_g) // micro  # over all ranks
     micro_batches = _micro_batches_d(run, state, reals) if letter == "d" else _micro_batches_g(run, state)
     player.gradients.zero()
     losses, noted = [], []
@@ -195,14 +201,24 @@ def _accumulate(
         losses.append(loss.detach())
         noted.append(scalars)
         run.mark("data")
-    return torch.stack(losses).mean(), noted
+    # Every micro-batch says the same things.
+    scalars = {key: torch.stack([each[key].float() for each in noted]).mean(0) for key in noted[0]}
+    return torch.stack(losses).mean(), scalars
+
+
+def _over_ranks(world: World, scalars: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Means over the whole batch of what each rank saw of it; nothing waits for them."""
+    if world.size == 1:
+        return scalars
+    keys = sorted(scalars)
+    means = torch.stack([scalars[key] for key in keys]) / world.size
+    world.sum(means)
+    return dict(zip(keys, means.unbind()))
 
 
 def _release(run: Run, state: State, loss_d: torch.Tensor) -> None:
     """Lets G go when D has seen enough of it (release.py); does nothing in any other run."""
-    released = state.release.observe(
-        run.release, run.world, loss_d, run.config.train.batch, state.images_seen
-    )
+    released = state.release.observe(run.release, run.world, loss_d, run.batch, state.images_seen)
     if released:
         run.log.say(f"G is released at {state.images_seen:,} images: {released['reason']}")
         run.log.event("released", **released)
@@ -238,10 +254,10 @@ class Reals:
         self.stream = self.run.feed.stream(self._positions(start))
 
     def _positions(self, at: int) -> Iterator[np.ndarray]:
-        run, batch = self.run, self.run.config.train.batch
+        run = self.run
         while True:
-            yield from slices(at, batch, run.micro_batch, run.world.rank, run.world.size)
-            at += batch
+            yield from slices(at, run.batch, run.micro_batch, run.world.rank, run.world.size)
+            at += run.batch
 
     def close(self) -> None:
         self.stream.close()
@@ -249,12 +265,13 @@ class Reals:
 
 def _micro_batches_d(run: Run, state: State, reals: Reals) -> Iterator[MicroBatch]:
     """Reals in stream order with noise at the same positions of D's noise stream."""
-    batch, world = run.config.train.batch, run.world
-    for positions in slices(state.images_seen, batch, run.micro_batch, world.rank, world.size):
+    world = run.world
+    for positions in slices(state.images_seen, run.batch, run.micro_batch, world.rank, world.size):
         images, labels = next(reals.stream)
         z, y = _noise(run, "d", positions)
         real_y = send(labels, world.device) if run.num_classes else None
-        yield MicroBatch(z, y, to_device(images, world.device), real_y)
+        real = to_device(images, world.device)
+        yield MicroBatch(z, y, real, real_y, _draws(run, "d", positions), state.D.turn)
 
 
 def _micro_batches_g(run: Run, state: State) -> Iterator[MicroBatch]:
@@ -264,11 +281,15 @@ def _micro_batches_g(run: Run, state: State) -> Iterator[MicroBatch]:
         z, y = _noise(run, "g", positions)
         real = real_y = None
         if getattr(run.objective, "needs_reals_in_g", False):
-            shown = state.images_seen - run.config.train.batch
+            shown = state.images_seen - run.batch
             images, labels = run.feed.read(positions - start + shown)
             real = to_device(images, world.device)
             real_y = send(labels, world.device) if run.num_classes else None
-        yield MicroBatch(z, y, real, real_y)
+        yield MicroBatch(z, y, real, real_y, _draws(run, "g", positions), state.G.turn)
+
+
+def _draws(run: Run, name: str, positions: np.ndarray) -> Draws:
+    return Draws(run.config.train.seed, name, positions, run.world.device)
 
 
 def _noise(run: Run, name: str, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -318,7 +339,7 @@ def _status(run: Run, state: State, rate: float) -> None:
         "lr_g": state.G.optimizer.param_groups[0]["lr"],
         "lr_d": state.D.optimizer.param_groups[0]["lr"],
         "skipped": skipped or None,
-        "batch": run.config.train.batch,
+        "batch": run.batch,
         **({"fade_alpha": state.G.net.alpha} if run.config.model.fade is not None else {}),
         "peak_gib": peak_memory_gib(run.world.device),
         "sigma0": {

@@ -167,7 +167,7 @@ def groups_are_shared(run: "Run", letter: str) -> bool:
 
 
 def _options(run: "Run", letter: str) -> list[int]:
-    batch = run.config.train.batch if letter == "d" else run.batch_g
+    batch = run.batch if letter == "d" else run.batch_g
     return batching.possible(batch, run.bn_group, run.world.size)
 
 

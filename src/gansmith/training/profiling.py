@@ -79,6 +79,20 @@ class _Watched:
         return getattr(self._net, name)
 
 
+class _WatchedObjective:
+    """An objective whose networks say when they begin, and which else is what it was."""
+
+    def __init__(self, objective: Any, mark: Mark) -> None:
+        self._objective, self._mark = objective, mark
+
+    def __call__(self, letter: str, G: Any, D: Any, micro: Any) -> Any:
+        watched = (_Watched(net, name, self._mark) for net, name in ((G, "G"), (D, "D")))
+        return self._objective(letter, *watched, micro)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+
 class Profile:
     """Times `steps` steps of a run after a warm-up, says the table, and lets the run go on unwatched."""
 
@@ -88,12 +102,7 @@ class Profile:
         self.begun = 0
         self.objective = run.objective
         self._watch(self.mark)
-        run.objective = lambda letter, G, D, micro: self.objective(
-            letter,
-            _Watched(G, "G", self.mark),  # type: ignore[arg-type]
-            _Watched(D, "D", self.mark),  # type: ignore[arg-type]
-            micro,
-        )
+        run.objective = _WatchedObjective(self.objective, self.mark)
 
     def _watch(self, mark: Mark) -> None:
         self.run.mark = self.state.G.gradients.mark = self.state.D.gradients.mark = mark
@@ -136,7 +145,7 @@ def step_flops(run: "Run", state: "State") -> dict[str, float]:
         return {}
     g, d = 2 * count_macs(state.G.net), 2 * count_macs(state.D.net)
     world, steps = run.world.size, run.config.optim.d_steps
-    shown, made = steps * run.config.train.batch / world, run.batch_g / world
+    shown, made = steps * run.batch / world, run.batch_g / world
     # D phase: G forward; D forward and both backwards on reals and fakes. G phase: all of G; D forward and
     # backward to its input only.
     return {

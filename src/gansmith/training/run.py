@@ -65,7 +65,7 @@ def train(
         patience = TIMEOUT if config.eval.every is None else timedelta(days=1)
         world = stack.enter_context(joined(device, patience))
         # Cheap failures first: settings that need neither data nor a folder.
-        objectives.find(config.loss.objective)
+        objectives.build(config, world.device)
         scores = scoring.ready(config, world, dry_run)
         chosen = precision.choose(config.train.precision, world.device)
         precision.set_up(
@@ -170,6 +170,8 @@ def _ready(
         initial.introduce(log, source, config, summary)
         given = initial.networks(source, config, dataset, world, log)
     state = states.build(config, num_classes, group, order, world, chosen.dtype, given)
+    objective = objectives.build(config, world.device)
+    state.memory = getattr(objective, "memory", {})
     if saved:
         states.restore(state, read_tensors(saved.path))
         states.restore_record(state, saved.record)
@@ -192,7 +194,7 @@ def _ready(
             workers=config.data.workers,
             pinned=hardware.can_pin(world.device),
         ),
-        objective=objectives.find(config.loss.objective),
+        objective=objective,
         log=log,
         stop=StopRequest(),
         out=out,
@@ -200,6 +202,7 @@ def _ready(
         num_classes=num_classes,
         drawn_classes=announce.drawn_classes(config, dataset),
         bn_group=group,
+        batch=sizes.batch,
         batch_g=sizes.batch_g,
         micro_batch=sizes.micro_batch,
         micro_batch_g=sizes.micro_batch_g,

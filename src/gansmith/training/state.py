@@ -33,6 +33,7 @@ class Player:
     gradients: FlatGradients
     scale: LossScale
     frozen: tuple[torch.Tensor, ...] = ()  # take no gradient, ever
+    turn: int = 0  # optimizer steps taken, those left out included
 
 
 @dataclass
@@ -50,6 +51,7 @@ class State:
     step: int = 0  # G steps
     seconds: float = 0.0  # spent in the loop, over all restarts
     release: Release = field(default_factory=Release)  # whether G stands still
+    memory: dict[str, torch.Tensor] = field(default_factory=dict)  # what losses remember
 
 
 def generator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
@@ -217,7 +219,7 @@ def tensors(state: State) -> dict[str, dict[str, torch.Tensor]]:
         for name, parameter in player.net.named_parameters():
             for key, value in player.optimizer.state[parameter].items():
                 files["optimizers"][f"{letter}.{name}.{key}"] = value
-    return files
+    return files | ({"memory": state.memory} if state.memory else {})
 
 
 @torch.no_grad()
@@ -248,6 +250,10 @@ def restore(state: State, files: dict[str, dict[str, torch.Tensor]]) -> None:
             if not player.optimizer.state[parameter]:
                 del player.optimizer.state[parameter]
         spectral.refresh(player.net, iterations=0)
+    # What was switched on since starts as it is; what was switched off is forgotten.
+    for name, value in state.memory.items():
+        if name in (saved := files.get("memory", {})):
+            value.copy_(saved[name])
 
 
 def _like(value: torch.Tensor, parameter: torch.Tensor, key: str) -> torch.Tensor:
@@ -261,6 +267,8 @@ def record(state: State) -> dict[str, Any]:
         "images_seen": state.images_seen,
         "fakes_seen": state.fakes_seen,
         "step": state.step,
+        "turn_g": state.G.turn,
+        "turn_d": state.D.turn,
         "seconds": state.seconds,
         "scale_g": state.G.scale.state(),
         "scale_d": state.D.scale.state(),
@@ -274,6 +282,8 @@ def restore_record(state: State, saved: dict[str, Any]) -> None:
     state.fakes_seen = int(saved["fakes_seen"])
     state.step = int(saved["step"])
     state.seconds = float(saved["seconds"])
+    state.G.turn = int(saved.get("turn_g", state.step))
+    state.D.turn = int(saved.get("turn_d", state.step))
     state.G.scale.restore(saved["scale_g"])
     state.D.scale.restore(saved["scale_d"])
     state.release = Release(**saved.get("release", {}))

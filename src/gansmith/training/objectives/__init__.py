@@ -1,0 +1,35 @@
+"""Losses and regularisers as small pure functions.
+
+An *objective* maps one micro-batch of a phase to a loss. The hinge loss of BigGAN is one; a user's own is any
+function of the same signature, named `module:function` in the configuration (docs/objectives.md).
+"""
+
+import torch
+
+from gansmith.config import Config
+from gansmith.training.objectives.base import MicroBatch, Objective
+from gansmith.training.objectives.importing import import_function
+from gansmith.training.objectives.losses import hinge
+from gansmith.training.objectives.weights import add_orthogonal_gradient
+
+__all__ = [
+    "MicroBatch",
+    "Objective",
+    "add_orthogonal_gradient",
+    "build",
+    "find",
+    "hinge",
+    "import_function",
+]
+
+
+def build(config: Config, device: torch.device) -> Objective:
+    """The objective that a configuration asks for, its memory on the device. Raises UserError."""
+    return find(config.loss.objective)
+
+
+def find(name: str) -> Objective:
+    """The objective of that name: `hinge`, or a user's `module:function`. Raises UserError if there is
+    none.
+    """
+    return hinge if name == "hinge" else import_function(name, "loss.objective")

@@ -1,0 +1,34 @@
+"""What an objective is, and what it is given. Knows no loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gansmith.training.draws import Draws
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a phase sees at once: z (N, dim_z), y (N,); in D phases also real (N, C, R, R) in [-1, 1],
+    real_y (N,).
+
+    draws: randomness of these images. turn: optimizer steps this network has taken, for what happens every
+    so many.
+    """
+
+    z: torch.Tensor
+    y: torch.Tensor | None
+    real: torch.Tensor | None
+    real_y: torch.Tensor | None
+    draws: Draws | None = None
+    turn: int = 0
+
+
+# (phase "d" | "g", G, D, micro-batch) → mean loss over the micro-batch, and detached scalars worth logging.
+# Attributes it may have:
+#   needs_reals_in_g  True: G phases get the reals that D was shown last
+#   memory            name → tensor on the device: saved with the run, restored in place
+#   settle            (phase, scalars averaged over the whole batch) → None: once per phase, before the step
+Objective = Callable[[str, nn.Module, nn.Module, MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
