@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from gansmith.models import layers, spectral
-from gansmith.models.biggan import FAMILIES, GENERATOR_CHANNELS, Discriminator, Generator
+from gansmith.models.biggan import Discriminator, Generator
 from gansmith.models.layers import Attention
 from gansmith.models.normalization import ConditionalBatchNorm
+from gansmith.models.tables import BIGGAN, GENERATOR_CHANNELS
 
 SMALL = {"resolution": 32, "num_classes": 5, "ch": 4, "attention": (16,)}
 DIM_Z = 16  # divisible by the 4 slots of 32 px
@@ -55,7 +56,7 @@ def test_parameter_counts_are_the_published_ones(
             assert count(Discriminator(num_classes=1000, attention=[64], **settings)) == parameters_d
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BIGGAN)
 @pytest.mark.parametrize("resolution", GENERATOR_CHANNELS)
 def test_every_size_maps_shapes_on_the_meta_device(family: str, resolution: int) -> None:
     slots = len(GENERATOR_CHANNELS[resolution])
@@ -106,7 +107,7 @@ SWITCHES = [
 ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BIGGAN)
 @pytest.mark.parametrize(
     "changes", SWITCHES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()) or "default"
 )
@@ -177,7 +178,7 @@ def test_mixing_weights_generalise_labels(changes: dict) -> None:
 
 
 @pytest.mark.parametrize("init", layers.INITS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BIGGAN)
 def test_at_initialisation_gain_averages_one_and_activations_stay_in_range(family: str, init: str) -> None:
     G = Generator(family=family, resolution=64, num_classes=10, ch=8, dim_z=40, init=init)
     D = Discriminator(family=family, resolution=64, num_classes=10, ch=8, init=init)
@@ -227,7 +228,7 @@ def test_a_deep_copy_is_independent_and_computes_the_same() -> None:
 
 def test_double_backward_through_the_whole_discriminator() -> None:
     """R1's gradient with respect to a weight and to x, against central differences in float64."""
-    for family in FAMILIES:
+    for family in BIGGAN:
         D = Discriminator(**{**SMALL, "family": family}).double()
         for layer in (m for m in D.modules() if isinstance(m, Attention)):
             nn.init.constant_(layer.gamma, 0.5)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gansmith.errors import UserError
 from gansmith.models import normalization, spectral
-from gansmith.models.biggan import DISCRIMINATOR_CHANNELS, GENERATOR_CHANNELS, Discriminator, Generator
+from gansmith.models.biggan import Discriminator, Generator
+from gansmith.models.tables import DISCRIMINATOR_CHANNELS, GENERATOR_CHANNELS
 from gansmith.sampling import latents, statistics
 from gansmith.weights.promotion import (
     discriminator_growth,

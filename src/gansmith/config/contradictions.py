@@ -6,7 +6,11 @@ Problems of one field are the business of its type (schema.py, stability.py).
 import math
 from collections.abc import Iterator
 
-from gansmith.config.schema import Config
+from gansmith.config.schema import Config, ModelConfig
+
+# What the GANs before BigGAN were built for, in pixels.
+OLDER = {"dcgan": (32, 64, 128), "sngan": (32, 64, 128), "sagan": (32, 64, 128), "wgan-gp": (32, 64)}
+WITHOUT_ATTENTION = ("dcgan", "sngan", "wgan-gp")
 
 
 def contradictions(config: Config) -> Iterator[tuple[str, str]]:
@@ -24,8 +28,9 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 "model.dim_z",
                 f"{model.dim_z} cannot be cut into {slots} equal chunks (skip_z); nearest: {nearest}",
             )
+    yield from _of_older_families(config)
     for name, at in (("attention_g", model.attention_g), ("attention_d", model.attention_d)):
-        for resolution in at:
+        for resolution in at if model.family not in WITHOUT_ATTENTION else ():
             if resolution not in (8, 16, 32, 64, 128, 256, 512) or resolution >= model.resolution:
                 yield (
                     f"model.{name}",
@@ -60,3 +65,24 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
     ):
         if isinstance(value, int) and value < 1:
             yield path, f"must be at least 1 or auto, not {value}"
+
+
+def _of_older_families(config: Config) -> Iterator[tuple[str, str]]:
+    """What a DCGAN or its kind cannot be. Settings that mean nothing to it keep their defaults unharmed."""
+    model = config.model
+    if model.family not in OLDER:
+        return
+    if model.resolution not in (sizes := OLDER[model.family]):
+        yield "model.resolution", f"{model.family} is built for {', '.join(map(str, sizes))} px"
+    if model.fade is not None:
+        yield "model.fade", f"only BigGANs are promoted, not {model.family}"
+    if model.family not in WITHOUT_ATTENTION:
+        return
+    for name, at in (("attention_g", model.attention_g), ("attention_d", model.attention_d)):
+        if at not in ((), ModelConfig().attention_g):
+            hint = "; family sagan is sngan with it" if model.family == "sngan" else ""
+            yield f"model.{name}", f"{model.family} has no self-attention{hint}"
+    if model.family != "sngan":
+        for name in ("table_g", "table_d", "last_map_d"):
+            if getattr(model, name) is not None:
+                yield f"model.{name}", f"{model.family} has one table only, scaled by model.ch"

@@ -39,7 +39,9 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    family: Literal["biggan", "biggan-deep"] = identity("biggan", "architecture")
+    family: Literal["biggan", "biggan-deep", "dcgan", "sngan", "sagan", "wgan-gp"] = identity(
+        "biggan", "architecture (docs/baselines.md tells the older ones)"
+    )
     resolution: int = identity(128, "image side in pixels: 32, 64, 128, 256, 512 or 1024")
     channels: Literal[1, 3] = identity(3, "1 greyscale, 3 RGB")
     conditional: bool = identity(True, "False trains without classes")

@@ -15,8 +15,7 @@ from torch import nn
 from gansmith.data.feed import to_device
 from gansmith.data.shards import Dataset
 from gansmith.errors import UserError
-from gansmith.models import spectral
-from gansmith.models.biggan import Discriminator
+from gansmith.models import families, spectral
 from gansmith.weights import snapshot
 
 BATCH = 64
@@ -41,7 +40,7 @@ def open_discriminator(file: Path) -> nn.Module | None:
             "leave --held-out out."
         )
     with torch.device("meta"):
-        D = Discriminator(**(record.get("discriminator") or _kwargs(info["generator"], config)))
+        D = families.make_discriminator(**(record.get("discriminator") or _kwargs(info["generator"], config)))
     with safe_open(beside, framework="pt", device="cpu") as opened:
         names = [name for name in opened.keys() if name.startswith("D.")]  # noqa: SIM118 (not a dict)
         state = {name[2:]: opened.get_tensor(name) for name in names}

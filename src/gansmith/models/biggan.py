@@ -1,4 +1,5 @@
-"""BigGAN and BigGAN-deep (Brock et al. 2018): generator and discriminator from 32 to 1024 px.
+"""BigGAN and BigGAN-deep (Brock et al. 2018): generator and discriminator from 32 to 1024 px; and SNGAN and
+SAGAN, the residual networks that BigGAN added to.
 
 State-dict names and registration order are those of the published PyTorch code, so weights map by name and
 optimizer states by position; the spectral buffers are ours (`u`, `v` of every layer).
@@ -11,51 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gansmith.models import layers
-from gansmith.models.layers import Attention, Conv, Embedding, Linear, full_precision, widen
+from gansmith.models import layers, tables
+from gansmith.models.head import ProjectionDiscriminator, check_labels
+from gansmith.models.layers import Attention, Conv, Embedding, Linear, widen
 from gansmith.models.normalization import AffineBatchNorm
 from gansmith.models.statistics_table import StatisticsTable
 
-FAMILIES = ("biggan", "biggan-deep")
-
-# Channel multipliers (× ch) from the 4×4 map to the image: one more than there are blocks. 1024 px extends
-# the table.
-GENERATOR_CHANNELS = {
-    32: (4, 4, 4, 4),
-    64: (16, 16, 8, 4, 2),
-    128: (16, 16, 8, 4, 2, 1),
-    256: (16, 16, 8, 8, 4, 2, 1),
-    512: (16, 16, 8, 8, 4, 2, 1, 1),
-    1024: (16, 16, 8, 8, 4, 2, 1, 1, 1),
-}
-# From the image to the 4×4 map. BigGAN: the output of each block, the first reads the image. Deep: a stem
-# reads the image into the first entry, and each stage goes from one entry to the next.
-DISCRIMINATOR_CHANNELS = {
-    32: (4, 4, 4, 4),
-    64: (1, 2, 4, 8, 16),
-    128: (1, 2, 4, 8, 16, 16),
-    256: (1, 2, 4, 8, 8, 16, 16),
-    512: (1, 1, 2, 4, 8, 8, 16, 16),
-    1024: (1, 1, 1, 2, 4, 8, 8, 16, 16),
-}
-LAST_MAP = {32: 8}  # D stops halving at 4×4, at 32 px already at 8×8
-# Where `fade="insert"` finds the stage that these tables have more than those of half the resolution
-# (BigGAN-deep's D counts its stages without the first block of BigGAN's).
-INSERTED_STAGE = {256: 2, 512: 6, 1024: 7}
-INSERTED_BLOCK = {256: 4, 512: 1, 1024: 1}
 FADES = ("append", "insert")
 
 
 class Generator(nn.Module):
     """z (N, dim_z) and y -> images (N, channels, R, R) float32 in [-1, 1].
 
-    num_classes: 0 is unconditional. shared_dim: size of the class embedding that all BatchNorm layers share;
-    0 gives each layer its own. skip_z: BigGAN feeds a chunk of z to each block, deep all of z. attention:
-    resolutions after whose block attention stands; attention_blocks numbers the blocks instead. depth: blocks
-    per stage (deep only). spectral: False leaves spectral norm out. rgb_rows: outputs of the last
-    convolution, of which the first `channels` are the image (published deep weights have ch of them, and the
-    spectral norm is that of all); None is `channels`. table: channel multipliers in place of the published
-    ones. Raises ValueError for settings that do not go together.
+    family: one of `tables.FAMILIES`; sngan and sagan have no skip-z, sngan no attention either, whatever is
+    asked for. num_classes: 0 is unconditional. shared_dim: size of the class embedding that all BatchNorm
+    layers share; 0 gives each layer its own. skip_z: BigGAN feeds a chunk of z to each block, deep all of z.
+    attention: resolutions after whose block attention stands; attention_blocks numbers the blocks instead.
+    depth: blocks per stage (deep only). spectral: False leaves spectral norm out. rgb_rows: outputs of the
+    last convolution, of which the first `channels` are the image (published deep weights have ch of them, and
+    the spectral norm is that of all); None is `channels`. table: channel multipliers in place of the
+    published ones. Raises ValueError for settings that do not go together.
 
     Of imported networks only: gain_offset stands for the 1 of a conditional gain 1 + W·condition; upsampling
     `zeros` sets pixels apart by zeros instead of repeating them.
@@ -99,12 +75,14 @@ class Generator(nn.Module):
         upsampling: str = "nearest",
     ) -> None:
         super().__init__()
+        skip_z = skip_z and family in tables.BIGGAN
+        attention = () if family == "sngan" else attention
         self.kwargs = layers.settings(locals())
-        _check(family, resolution, channels, ch, depth)
+        multipliers = tables.generator_channels(family, resolution, table)
+        _check(channels, ch, depth)
         deep = family == "biggan-deep"
         if rgb_rows is not None and rgb_rows < channels:
             raise ValueError(f"rgb_rows {rgb_rows} cannot hold an image of {channels} channels")
-        multipliers = _table(GENERATOR_CHANNELS[resolution], table)
         stages = len(multipliers) - 1
         _check_attention(attention)
         shared = shared_dim if num_classes else 0
@@ -159,7 +137,7 @@ class Generator(nn.Module):
         first_gated = len(self.blocks)
         if fade == "insert":
             first_gated = per_stage * _inserted(
-                INSERTED_STAGE, self.kwargs["resolution"], self.kwargs["table"]
+                tables.INSERTED_STAGE, self.kwargs["resolution"], self.kwargs["table"]
             )
         self.gated = [group[0] for group in self.blocks[first_gated : first_gated + per_stage]]  # type: ignore[index]
         self.first_new = len(self.blocks) - per_stage
@@ -189,7 +167,7 @@ class Generator(nn.Module):
     def _conditions(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
         """What the first linear layer gets, and what each block gets."""
         blocks = len(self.blocks)
-        _check_labels(y, self.num_classes)
+        check_labels(y, self.num_classes)
         embedded = self.shared(y) if self.shared is not None and y is not None else None
         if not self.skip_z:
             return z, [y if embedded is None else embedded] * blocks
@@ -201,7 +179,7 @@ class Generator(nn.Module):
         return first, [torch.cat([*known, chunk], 1) for chunk in chunks]
 
 
-class Discriminator(nn.Module):
+class Discriminator(ProjectionDiscriminator):
     """Images (N, channels, R, R) in [-1, 1] and y int64 (N,) -> logits (N,) float32, by projection.
 
     num_classes: 0 is unconditional. wide: hidden layers as wide as the block's output, else as its input
@@ -244,15 +222,16 @@ class Discriminator(nn.Module):
         unit_range: bool = False,
     ) -> None:
         super().__init__()
+        attention = () if family == "sngan" else attention
         self.kwargs = layers.settings(locals())
-        _check(family, resolution, channels, ch, depth)
+        widths = [m * ch for m in tables.discriminator_channels(family, resolution, table)]
+        _check(channels, ch, depth)
         _check_attention(attention)
         deep = family == "biggan-deep"
         eps = sn_eps if spectral else None
-        widths = [m * ch for m in _table(DISCRIMINATOR_CHANNELS[resolution], table)]
         stem = [widths[0]] if deep else [channels]
         ends = widths[1:] if deep else widths
-        smallest = last_map or LAST_MAP.get(resolution, 4)
+        smallest = last_map or tables.last_map(family, resolution)
         sizes = [max(resolution >> (i + 1), smallest) for i in range(len(ends))]
         if attention_blocks is None:
             attention_blocks = [i for i, size in enumerate(sizes) if size in attention]
@@ -296,7 +275,7 @@ class Discriminator(nn.Module):
             )
         self.gated = []
         if fade == "insert":
-            place = _inserted(INSERTED_BLOCK, resolution, table) - (1 if deep else 0)
+            place = _inserted(tables.INSERTED_BLOCK, resolution, table) - (1 if deep else 0)
             self.gated = [b for b in self.blocks[place] if not isinstance(b, Attention)]  # type: ignore[attr-defined]
         layers.initialize(self, init)
         self.set_alpha(alpha)
@@ -322,13 +301,6 @@ class Discriminator(nn.Module):
                 h, old = layers.mix(old, h, self.alpha), None
         return F.relu(h).sum((2, 3), dtype=torch.promote_types(h.dtype, torch.float32))
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        _check_labels(y, self.num_classes)
-        h = self.features(x)
-        with full_precision(h):
-            logits = self.linear(h).squeeze(1)
-            return logits if self.embed is None else logits + (self.embed(y) * h).sum(1)
-
 
 def chunk_size(dim_z: int, slots: int) -> int:
     """Size of the chunks that skip-z cuts z into. Raises ValueError, naming the nearest dim_z, where it does
@@ -341,24 +313,11 @@ def chunk_size(dim_z: int, slots: int) -> int:
     return dim_z // slots
 
 
-def _check(family: str, resolution: int, channels: int, ch: int, depth: int) -> None:
-    if family not in FAMILIES:
-        raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(FAMILIES)}")
-    if resolution not in GENERATOR_CHANNELS:
-        sizes = ", ".join(map(str, GENERATOR_CHANNELS))
-        raise ValueError(f"resolution {resolution} is not built; choose one of {sizes}")
+def _check(channels: int, ch: int, depth: int) -> None:
     if channels not in (1, 3):
         raise ValueError(f"channels {channels} is not possible; images have 1 or 3")
     if ch < 1 or depth < 1:
         raise ValueError(f"ch {ch} and depth {depth} must be 1 or more")
-
-
-def _table(published: tuple[int, ...], own: Sequence[int] | None) -> tuple[int, ...]:
-    if own is None:
-        return published
-    if len(own) != len(published) or min(own) < 1:
-        raise ValueError(f"a table of this resolution has {len(published)} entries above 0, not {list(own)}")
-    return tuple(own)
 
 
 def _inserted(places: dict[int, int], resolution: int, table: Sequence[int] | None) -> int:
@@ -380,13 +339,6 @@ def _set_alpha(net: Any, alpha: float) -> None:
     net.alpha = net.kwargs["alpha"] = float(alpha)
     for block in net.gated:
         block.gate = float(alpha)
-
-
-def _check_labels(y: Tensor | None, num_classes: int) -> None:
-    if (y is None) != (num_classes == 0):
-        raise ValueError(
-            f"the network has {num_classes} classes, but y is {'missing' if y is None else 'given'}"
-        )
 
 
 def _check_attention(attention: Sequence[int]) -> None:

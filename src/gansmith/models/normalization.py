@@ -19,24 +19,26 @@ from torch import Tensor, nn
 class BatchNorm(nn.Module):
     """y = (x − mean)/√(var + eps) · scale + shift, then relu. Statistics are float32 (float64 for float64 x).
 
-    Subclasses say where scale and shift, (C,) or (N, C), come from.
+    Subclasses say where scale and shift, (C,) or (N, C), come from. standing: False has no standing
+    statistics: eval mode too normalises by what it sees, the local batch as one group.
     """
 
     stored_mean: Tensor
     stored_var: Tensor
 
-    def __init__(self, channels: int, eps: float) -> None:
+    def __init__(self, channels: int, eps: float, standing: bool = True) -> None:
         super().__init__()
-        self.register_buffer("stored_mean", torch.zeros(channels))
-        self.register_buffer("stored_var", torch.ones(channels))
-        self.eps = eps
+        if standing:
+            self.register_buffer("stored_mean", torch.zeros(channels))
+            self.register_buffer("stored_var", torch.ones(channels))
+        self.eps, self.standing = eps, standing
         self.group: int | None = None  # images that share statistics; None: the whole local batch
         self.ranks: Communicator | None = None  # who may hold parts of a group; None: this process alone
         self.accumulated: Moments | None = None
 
     def normalize(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """x (N, C, H, W), scale and shift (C,) or (N, C) -> (N, C, H, W) in x's dtype."""
-        if not self.training:
+        if self.standing and not self.training:
             factor = torch.rsqrt(self.stored_var + self.eps)
             scale = scale * factor
             return _scale_shift(x, scale, shift - self.stored_mean * scale)
@@ -48,7 +50,7 @@ class BatchNorm(nn.Module):
             weight, bias = scale, shift
         else:
             weight, bias = torch.ones_like(self.stored_var), torch.zeros_like(self.stored_mean)
-        group = self.group or len(x)
+        group = (self.group if self.training else None) or len(x)
         if len(x) % group:
             normalized = self._over_ranks(x, weight, bias, group)
         else:
@@ -123,6 +125,19 @@ class AffineBatchNorm(BatchNorm):
 
     def forward(self, x: Tensor, condition: Any = None) -> Tensor:
         return F.relu_(self.normalize(x, self.gain, self.bias))
+
+
+class JudgingBatchNorm(BatchNorm):
+    """A discriminator's: `gain`, `bias` (C,), no standing statistics, then leaky relu (DCGAN: slope 0.2)."""
+
+    def __init__(self, channels: int, eps: float, slope: float) -> None:
+        super().__init__(channels, eps, standing=False)
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu_(self.normalize(x, self.gain, self.bias), self.slope)
 
 
 class ConditionalBatchNorm(BatchNorm):

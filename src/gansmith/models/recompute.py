@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gansmith.models.baselines import DoublingBlock, HalvingBlock
 from gansmith.models.layers import (
     Attention,
     DeepDiscriminatorBlock,
@@ -22,7 +23,15 @@ from gansmith.models.layers import (
     GeneratorBlock,
 )
 
-BLOCKS = (Attention, GeneratorBlock, DeepGeneratorBlock, DiscriminatorBlock, DeepDiscriminatorBlock)
+BLOCKS = (
+    Attention,
+    GeneratorBlock,
+    DeepGeneratorBlock,
+    DoublingBlock,
+    DiscriminatorBlock,
+    DeepDiscriminatorBlock,
+    HalvingBlock,
+)
 
 
 def recompute_from(net: nn.Module, resolution: int) -> int:

@@ -7,14 +7,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gansmith.models import spectral
-from gansmith.models.biggan import Discriminator, Generator
 
 # name, type, parameters, output shape of one image
 Row = tuple[str, str, int, tuple[int, ...]]
 
 
-def summary(net: Generator | Discriminator) -> list[Row]:
-    """One row per block or layer, in the order of the forward pass; parameters add up to the network's."""
+def summary(net: Any) -> list[Row]:
+    """One row per block or layer of a network of ours, in the order of the forward pass; parameters add up to
+    the network's.
+    """
     twin = _on_meta(net)
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -32,7 +33,7 @@ def summary(net: Generator | Discriminator) -> list[Row]:
     return [(name, type(parts[name]).__name__, _count(parts[name]), shape) for name, shape in shapes.items()]
 
 
-def count_macs(net: Generator | Discriminator) -> int:
+def count_macs(net: Any) -> int:
     """Multiply-accumulates of one image's forward pass: convolutions, linear layers and attention."""
     twin = _on_meta(net)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -40,17 +41,17 @@ def count_macs(net: Generator | Discriminator) -> int:
     return counter.get_total_flops() // 2
 
 
-def _on_meta(net: Generator | Discriminator) -> Generator | Discriminator:
+def _on_meta(net: Any) -> Any:
     with torch.device("meta"):
         twin = type(net)(**net.kwargs)
     spectral.refresh(twin, iterations=0)
     return twin.eval()
 
 
-def _inputs(net: Generator | Discriminator) -> tuple[Tensor, Tensor | None]:
+def _inputs(net: Any) -> tuple[Tensor, Tensor | None]:
     settings = net.kwargs
     shape = (settings["channels"], settings["resolution"], settings["resolution"])
-    first = (settings["dim_z"],) if isinstance(net, Generator) else shape
+    first = (settings["dim_z"],) if "dim_z" in settings else shape
     y = torch.zeros(1, dtype=torch.int64, device="meta") if net.num_classes else None
     return torch.zeros(1, *first, device="meta"), y
 

@@ -18,8 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from gansmith import hardware
 from gansmith.config import Config
-from gansmith.models import layers, normalization, spectral
-from gansmith.models.biggan import Discriminator
+from gansmith.models import families, layers, normalization, spectral
 from gansmith.training import objectives, state
 from gansmith.training.gradients import FlatGradients
 
@@ -79,7 +78,7 @@ def measure(
     """
     with FakeTensorMode(allow_non_fake_inputs=True), Counter() as counter:
         G, D = state.networks(config, num_classes)
-        if type(D) is not Discriminator or config.loss.objective != "hinge":
+        if not families.is_ours(D) or config.loss.objective != "hinge":
             raise ValueError("memory of an own discriminator or objective cannot be counted from shapes")
         average = state.networks(config, num_classes)[0]
         gradients = []
@@ -90,7 +89,8 @@ def measure(
         for net in (G, D):
             net.train()
             gradients.append(FlatGradients(net))
-        normalization.set_batch_norm_group(G, bn_group)
+        for net in (G, D):
+            normalization.set_batch_norm_group(net, bn_group)
         moments = 2 * sum(p.numel() * p.element_size() for net in (G, D) for p in net.parameters())
         fixed = counter.now
         peak_d, calls_d = _phase(counter, "d", G, D, micro_batch, num_classes, dtype, config.loss.ortho_d)

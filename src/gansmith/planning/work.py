@@ -9,7 +9,7 @@ import torch
 
 from gansmith.config import Config, images
 from gansmith.errors import UserError
-from gansmith.models.biggan import Discriminator
+from gansmith.models import families
 from gansmith.models.summary import count_macs
 from gansmith.training import state
 from gansmith.training.batching import Sizes
@@ -70,7 +70,7 @@ def count(config: Config, num_classes: int, sizes: Sizes) -> Work:
     """FLOPs from shapes alone. Raises UserError for a D of the user's own, whose shapes are not known."""
     with torch.device("meta"):
         G, D = state.networks(config, num_classes)
-    if type(D) is not Discriminator:
+    if not families.is_ours(D):
         raise UserError(
             f"model.discriminator {config.model.discriminator}: the cost of an own D cannot be counted from "
             "its settings; plan without it, or measure a short run."

@@ -14,7 +14,7 @@ from gansmith.config import Config, images
 from gansmith.data.ensure import expect_dataset
 from gansmith.data.shards import ClassInfo, Dataset
 from gansmith.errors import UserError
-from gansmith.models.biggan import Discriminator
+from gansmith.models import families
 from gansmith.models.summary import count_macs, summary
 from gansmith.training import state as states
 from gansmith.training.batching import Sizes
@@ -153,8 +153,8 @@ def networks(log: RunLog, config: Config, num_classes: int, sizes: Sizes) -> Non
         G, D = states.networks(config, num_classes)
     _table(log, "G", G, summary(G))
     # A D of the user's own may take other inputs than ours; then its shapes and cost are not known.
-    _table(log, "D", D, summary(D) if type(D) is Discriminator else [])
-    if type(D) is not Discriminator:
+    _table(log, "D", D, summary(D) if families.is_ours(D) else [])
+    if not families.is_ours(D):
         return
     g_macs, d_macs = count_macs(G), count_macs(D)
     # D phase: G forward once; D forward, backward to weights and inputs on reals and fakes. G phase: G

@@ -7,6 +7,7 @@ from typing import Literal
 
 from gansmith.config import Config
 from gansmith.errors import UserError
+from gansmith.models.families import BATCH_NORM_IN_D
 from gansmith.models.normalization import check_layout
 
 LARGEST_GROUP = 64
@@ -37,12 +38,20 @@ def resolve(config: Config, group: int, world: int) -> Sizes:
     train = config.train
     batch_g = train.batch_g or train.batch
     asked_g = train.micro_batch if train.micro_batch_g is None else train.micro_batch_g
-    return Sizes(
+    sizes = Sizes(
         train.batch,
         batch_g,
         _micro_batch("train.batch", train.batch, "train.micro_batch", train.micro_batch, group, world),
         _micro_batch("train.batch_g", batch_g, "train.micro_batch_g", asked_g, group, world),
     )
+    smallest = min(sizes.micro_batch, sizes.micro_batch_g)
+    if config.model.family in BATCH_NORM_IN_D and smallest % group:
+        # D sees reals and fakes in one forward, where a part of a group would be taken for another's.
+        raise UserError(
+            f"bn.group {group}: {config.model.family} has BatchNorm in D, and its groups cannot be shared by "
+            f"processes; with micro-batches of {smallest}, give --set bn.group={smallest}, or a larger batch."
+        )
+    return sizes
 
 
 def _micro_batch(

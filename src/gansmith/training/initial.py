@@ -27,6 +27,20 @@ from gansmith.weights.snapshot import fingerprint
 
 # What a run that was started from weights keeps, whatever preset is given when it goes on.
 KEPT = ("model.", "init.", "ema.")
+# Arguments of networks → the settings below model. that say them.
+OF_G = {
+    name: name
+    for name in ("family", "resolution", "channels", "ch", "dim_z", "shared_dim", "skip_z", "depth", "bn_eps",
+                 "sn_eps", "fade")
+} | {"attention": "attention_g", "spectral": "spectral_g", "table": "table_g"}  # fmt: skip
+OF_D = {
+    "attention": "attention_d",
+    "wide": "wide_d",
+    "spectral": "spectral_d",
+    "table": "table_d",
+    "last_map": "last_map_d",
+    "fade": "fade",
+}
 SHARE = 0.05  # of the duration: the longest half-life where the recipe has no ramp
 
 
@@ -144,35 +158,20 @@ def architecture(config: Config, origins: Mapping[str, str], source: Source) -> 
     """
     G, D = source.G.kwargs, source.imported.D
     values: dict[str, Any] = {
-        "model.family": G["family"],
-        "model.resolution": G["resolution"],
-        "model.channels": G["channels"],
-        "model.conditional": G["num_classes"] > 0,
-        "model.ch": G["ch"],
         "model.latent": source.imported.info.get("latent", "normal"),
-        "model.dim_z": G["dim_z"],
-        "model.shared_dim": G["shared_dim"],
-        "model.skip_z": G["skip_z"],
-        "model.depth": G["depth"],
-        "model.attention_g": _inner(G["attention"], G["resolution"]),
-        "model.bn_eps": G["bn_eps"],
-        "model.sn_eps": G["sn_eps"],
-        "model.spectral_g": G["spectral"],
-    } | _promoted("g", G)
+        "model.conditional": G["num_classes"] > 0,
+        **_settings(G, OF_G),
+    }
     if D is not None and config.model.discriminator is None:
-        values |= {
-            "model.ch_d": D.kwargs["ch"] if D.kwargs["ch"] != G["ch"] else None,
-            "model.attention_d": _inner(D.kwargs["attention"], G["resolution"]),
-            "model.wide_d": D.kwargs["wide"],
-            "model.spectral_d": D.kwargs["spectral"],
-        } | _promoted("d", D.kwargs)
+        values["model.ch_d"] = D.kwargs["ch"] if D.kwargs["ch"] != G["ch"] else None
+        values |= _settings(D.kwargs, OF_D)
     elif any(
         _value(config, path) != values[path] for path in ("model.family", "model.resolution", "model.ch")
     ):
         # The preset's D was made for another G.
         standard = {
             "model.ch_d": None,
-            "model.attention_d": values["model.attention_g"],
+            "model.attention_d": values.get("model.attention_g", []),
             "model.wide_d": True,
             "model.spectral_d": True,
         }
@@ -186,21 +185,19 @@ def architecture(config: Config, origins: Mapping[str, str], source: Source) -> 
     return values
 
 
-def _inner(attention: Sequence[int], resolution: int) -> list[int]:
-    """Attention at resolutions that the network has; published settings also name others."""
-    return [at for at in attention if 8 <= at < resolution]
-
-
-def _promoted(letter: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What promoted networks have beyond others."""
-    last_map = {"model.last_map_d": kwargs["last_map"]} if letter == "d" else {}
-    return {f"model.table_{letter}": kwargs["table"], "model.fade": kwargs["fade"]} | last_map
+def _settings(kwargs: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of model.* that say these arguments of a network; other families have others."""
+    values = {f"model.{names[name]}": value for name, value in kwargs.items() if name in names}
+    for path in values.keys() & {"model.attention_g", "model.attention_d"}:
+        # Published settings also name resolutions that the network does not have.
+        values[path] = [at for at in values[path] if 8 <= at < kwargs["resolution"]]
+    return values
 
 
 def _fading(config: Config, source: Source) -> dict[str, Any]:
     """How what a promotion added comes in here: not again if it has, from the beginning if it has not."""
     G = source.G.kwargs
-    if G["fade"] is None or G["alpha"] == 1:
+    if G.get("fade") is None or G["alpha"] == 1:
         return {"model.fade_start": 0, "model.fade_images": 0}
     if G["alpha"] > 0:
         raise UserError(

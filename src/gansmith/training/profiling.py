@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gansmith import hardware
-from gansmith.models.biggan import Discriminator
+from gansmith.models import families
 from gansmith.models.summary import count_macs
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def step_flops(run: "Run", state: "State") -> dict[str, float]:
     """FLOP of a step by part on this process, by textbook: two per multiply-accumulate, nothing saved by
     rewriting. Empty for a D of the user's own.
     """
-    if type(state.D.net) is not Discriminator:
+    if not families.is_ours(state.D.net):
         return {}
     g, d = 2 * count_macs(state.G.net), 2 * count_macs(state.D.net)
     world, steps = run.world.size, run.config.optim.d_steps

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 from gansmith import config as configuration
 from gansmith.errors import UserError
-from gansmith.models import spectral
-from gansmith.models.biggan import Discriminator, Generator
+from gansmith.models import families, spectral
 from gansmith.training import checkpoint as checkpoints
 from gansmith.training import state as states
 from gansmith.weights import biggan_pytorch, convert, snapshot
@@ -72,7 +71,7 @@ def _checkpoint(path: Path) -> Imported:
         source_format="gansmith checkpoint",
         source=path,
         G=G_ema,
-        G_raw=_filled(Generator, G_ema.kwargs, tensors, "G", path),
+        G_raw=_filled(families.make_generator, G_ema.kwargs, tensors, "G", path),
         info=info,
         step=record["step"],
         images_seen=record["images_seen"],
@@ -82,13 +81,13 @@ def _checkpoint(path: Path) -> Imported:
         imported.unused.append(("D", f"it is of your own making ({config.model.discriminator})"))
     else:
         kwargs = states.discriminator_kwargs(config, record["resolved"]["num_classes"])
-        imported.D = _filled(Discriminator, kwargs, tensors, "D", path)
+        imported.D = _filled(families.make_discriminator, kwargs, tensors, "D", path)
     return imported
 
 
-def _filled(kind: type, kwargs: dict[str, Any], tensors: dict[str, torch.Tensor], letter: str, path: Path):
+def _filled(make: Any, kwargs: dict[str, Any], tensors: dict[str, torch.Tensor], letter: str, path: Path):
     with torch.device("meta"):  # no time for an initialisation that is overwritten
-        net = kind(**kwargs)
+        net = make(**kwargs)
     state = {key[2:]: value for key, value in tensors.items() if key.startswith(f"{letter}.")}
     try:
         net.to_empty(device="cpu").load_state_dict(state)

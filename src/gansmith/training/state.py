@@ -14,8 +14,7 @@ from torch import nn
 from gansmith.config import Config
 from gansmith.data.order import Order
 from gansmith.errors import UserError
-from gansmith.models import layers, normalization, spectral
-from gansmith.models.biggan import Discriminator, Generator
+from gansmith.models import families, layers, normalization, spectral
 from gansmith.training import freezing
 from gansmith.training.distributed import World
 from gansmith.training.gradients import FlatGradients
@@ -44,7 +43,7 @@ class State:
 
     G: Player
     D: Player
-    G_ema: Generator
+    G_ema: Any  # a generator like G's
     order: Order
     images_seen: int = 0  # real images shown to D: the clock
     fakes_seen: int = 0  # fakes made for G phases: position in G's noise stream
@@ -55,23 +54,25 @@ class State:
 
 
 def generator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
+    """Arguments of the family's generator; settings that it does not have are left out."""
     model = config.model
-    return _common_kwargs(config, num_classes) | {
+    settings = _common_kwargs(config, num_classes) | {
         "ch": model.ch,
         "dim_z": model.dim_z,
         "shared_dim": model.shared_dim,
         "skip_z": model.skip_z,
         "attention": tuple(model.attention_g),
-        "bn_eps": model.bn_eps,
         "spectral": model.spectral_g,
         **_given(table=model.table_g, **_fading(config)),
         **config.init.generator,
     }
+    return families.known(families.GENERATORS, settings)
 
 
 def discriminator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
+    """Arguments of the family's discriminator, likewise."""
     model = config.model
-    return _common_kwargs(config, num_classes) | {
+    settings = _common_kwargs(config, num_classes) | {
         "ch": model.ch_d or model.ch,
         "attention": tuple(model.attention_d),
         "wide": model.wide_d,
@@ -79,6 +80,7 @@ def discriminator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
         **_given(table=model.table_d, last_map=model.last_map_d, **_fading(config)),
         **config.init.discriminator,
     }
+    return families.known(families.DISCRIMINATORS, settings)
 
 
 def _given(**kwargs: Any) -> dict[str, Any]:
@@ -101,15 +103,16 @@ def _common_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
         "depth": model.depth,
         "init": model.init,
         "sn_eps": model.sn_eps,
+        "bn_eps": model.bn_eps,
     }
 
 
-def networks(config: Config, num_classes: int) -> tuple[Generator, nn.Module]:
+def networks(config: Config, num_classes: int) -> tuple[Any, nn.Module]:
     """G and D on the current default device, untrained. Raises UserError where the settings do not fit
     together.
     """
     try:
-        G = Generator(**generator_kwargs(config, num_classes))
+        G = families.make_generator(**generator_kwargs(config, num_classes))
     except ValueError as error:
         raise UserError(f"model: {error}") from None
     return G, discriminator(config, num_classes)
@@ -117,7 +120,7 @@ def networks(config: Config, num_classes: int) -> tuple[Generator, nn.Module]:
 
 def discriminator(config: Config, num_classes: int) -> nn.Module:
     """D alone, likewise."""
-    make_d: Any = Discriminator
+    make_d: Any = families.make_discriminator
     if config.model.discriminator is not None:
         make_d = import_function(config.model.discriminator, "model.discriminator")
     try:
@@ -133,8 +136,8 @@ class Given:
     D is None where the run makes its own.
     """
 
-    G: Generator
-    G_ema: Generator
+    G: Any
+    G_ema: Any
     D: nn.Module | None
 
 
@@ -168,6 +171,8 @@ def build(
         else:
             spectral.refresh(net.train().requires_grad_(True), iterations=0)
     normalization.set_batch_norm_group(G, bn_group)
+    if families.is_ours(D):
+        normalization.set_batch_norm_group(D, bn_group)
     optim = config.optim
     scaled = dtype == torch.float16
     frozen = freezing.names(D, config.init.freeze_d)
@@ -181,11 +186,11 @@ def build(
     )
 
 
-def replica(G: Generator) -> Generator:
+def replica(G: Any) -> Any:
     """A copy of G for averaging and drawing: its weights and Ŵ as they are, in eval mode, no gradients."""
     device = next(G.parameters()).device
     with torch.device("meta"):
-        copy = Generator(**G.kwargs)
+        copy = families.make_generator(**G.kwargs)
     copy.to_empty(device=device).load_state_dict(G.state_dict())
     copy.requires_grad_(False)
     if G.channels_last:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from gansmith.errors import UserError
-from gansmith.models.biggan import DISCRIMINATOR_CHANNELS, Discriminator, Generator
+from gansmith.models.biggan import Discriminator, Generator
+from gansmith.models.tables import DISCRIMINATOR_CHANNELS
 from gansmith.weights import tensor_bundle, tf_variables
 from gansmith.weights.gin_config import Gin
 from gansmith.weights.imported import Imported, new_info

@@ -186,11 +186,10 @@ def describe(imported: Imported) -> Iterator[tuple[str, str]]:
     yield "ch", _of_both(imported, "ch")
     yield "classes", f"{kwargs['num_classes']:,}"
     if imported.G is not None:
-        yield (
-            "latent",
-            f"dim_z {kwargs['dim_z']}, shared_dim {kwargs['shared_dim']}, skip_z {kwargs['skip_z']}",
-        )
-    yield "attention", _of_both(imported, "attention")
+        given = (name for name in ("dim_z", "shared_dim", "skip_z") if name in kwargs)
+        yield "latent", ", ".join(f"{name} {kwargs[name]}" for name in given)
+    if "attention" in kwargs:
+        yield "attention", _of_both(imported, "attention")
     yield "networks", ", ".join(_networks(imported))
     if imported.optimizers:
         steps = {

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from gansmith.errors import UserError
 from gansmith.models import spectral
-from gansmith.models.biggan import GENERATOR_CHANNELS, Generator
+from gansmith.models.biggan import Generator
 from gansmith.models.statistics_table import StatisticsTable
+from gansmith.models.tables import GENERATOR_CHANNELS
 from gansmith.weights import pickles
 from gansmith.weights.imported import Imported, check_finite, listed, new_info
 

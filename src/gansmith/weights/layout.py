@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gansmith.models.biggan import DISCRIMINATOR_CHANNELS, GENERATOR_CHANNELS, LAST_MAP
+from gansmith.models.tables import DISCRIMINATOR_CHANNELS, GENERATOR_CHANNELS, LAST_MAP
 
 State = Mapping[str, Tensor]
 

@@ -16,18 +16,17 @@ from torch import nn
 
 from gansmith.errors import UserError
 from gansmith.models import layers, spectral
-from gansmith.models.biggan import (
+from gansmith.models.biggan import Discriminator, Generator, chunk_size
+from gansmith.models.normalization import AffineBatchNorm, BatchNorm
+from gansmith.models.spectral import SpectralLayer
+from gansmith.models.tables import (
+    BIGGAN,
     DISCRIMINATOR_CHANNELS,
     GENERATOR_CHANNELS,
     INSERTED_BLOCK,
     INSERTED_STAGE,
     LAST_MAP,
-    Discriminator,
-    Generator,
-    chunk_size,
 )
-from gansmith.models.normalization import AffineBatchNorm, BatchNorm
-from gansmith.models.spectral import SpectralLayer
 
 HOW = ("append", "insert")
 LARGEST = max(GENERATOR_CHANNELS)
@@ -41,6 +40,11 @@ def check(kwargs: Mapping[str, Any], resolution: int, how: str) -> None:
     here = kwargs["resolution"]
     if how not in HOW:
         raise UserError(f"--how {how!r} is unknown; choose {' or '.join(HOW)}.")
+    if (family := kwargs.get("family", "biggan")) not in BIGGAN:
+        raise UserError(
+            f"--resolution {resolution}: only {' and '.join(BIGGAN)} networks can be promoted, and this one "
+            f"is a {family}; train it at {resolution} px from the beginning."
+        )
     if here >= LARGEST:
         raise UserError(f"--resolution {resolution}: the network has {here} px, and more is not built.")
     if resolution != 2 * here:

@@ -23,7 +23,7 @@ from torch import nn
 import gansmith
 from gansmith import files
 from gansmith.errors import UserError
-from gansmith.models import spectral
+from gansmith.models import families, spectral
 from gansmith.models.biggan import Discriminator, Generator
 from gansmith.models.statistics_table import StatisticsTable
 
@@ -126,19 +126,22 @@ def load(
                 f"{file} is damaged: the {NAMES[prefix]} are not what was written (SHA-256 differs); "
                 "use another snapshot of the run."
             )
-    G = _rebuild(Generator, info["generator"], states["G"], file)
+    G = _rebuild(families.make_generator, info["generator"], states["G"], file)
     if "T" in wanted:
         G.statistics_table = _rebuild_table(G, states["T"], info["statistics_table"], file)
-    D = _rebuild(Discriminator, info["discriminator"], states["D"], file) if "D" in wanted else None
+    D = None
+    if "D" in wanted:
+        D = _rebuild(families.make_discriminator, info["discriminator"], states["D"], file)
     return G, D, info
 
 
-def _rebuild(kind: type, kwargs: dict[str, Any], state: dict[str, torch.Tensor], file: Path) -> Any:
+def _rebuild(make: Any, kwargs: dict[str, Any], state: dict[str, torch.Tensor], file: Path) -> Any:
+    what = "Generator" if make is families.make_generator else "Discriminator"
     try:
         with torch.device("meta"):  # no memory and no time for an initialisation that is overwritten
-            net = kind(**kwargs)
+            net = make(**kwargs)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: its {kind.__name__} cannot be built here: {error}") from None
+        raise UserError(f"{file}: its {what} cannot be built here: {error}") from None
     expected = net.state_dict()
     problems = [f"{name} is missing" for name in expected.keys() - state.keys()]
     problems += [f"{name} is not part of the network" for name in state.keys() - expected.keys()]
@@ -153,7 +156,7 @@ def _rebuild(kind: type, kwargs: dict[str, Any], state: dict[str, torch.Tensor],
     if problems:
         shown = "; ".join(sorted(problems)[:3])
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{file}: its tensors do not make a {kind.__name__}: {shown}{more}.")
+        raise UserError(f"{file}: its tensors do not make a {what}: {shown}{more}.")
     net.to_empty(device="cpu")
     net.load_state_dict(state)
     net.eval().requires_grad_(False)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gansmith.errors import UserError
 from gansmith.models import spectral
-from gansmith.models.biggan import GENERATOR_CHANNELS
+from gansmith.models.tables import GENERATOR_CHANNELS
 from gansmith.weights.imported import check_finite, listed
 from gansmith.weights.tensor_bundle import TensorBundle
 

@@ -20,6 +20,7 @@ from gansmith.models.spectral import SpectralLayer
 from gansmith.weights import author_config
 
 MODELS = {ours: theirs for theirs, ours in author_config.FAMILIES.items()}
+MODELS |= dict.fromkeys(("sngan", "sagan"), "BigGAN")  # which it is there, without skip-z
 OUTPUT_BN_EPS = 1e-5  # fixed there
 SIGMA_TOLERANCE = 1e-5  # relative; of the order of float32's own sums
 
@@ -51,6 +52,10 @@ def write(folder: Path, G: Generator, D: Discriminator | None, info: dict[str, A
 def config(G: Generator, D: Discriminator | None) -> dict[str, Any]:
     """BigGAN-PyTorch's keyword arguments for these networks. Raises UserError where it has none."""
     g, d = G.kwargs, (D.kwargs if D is not None else {})
+    if g["family"] not in MODELS:
+        raise UserError(
+            f"--format biggan-pytorch: that program has no {g['family']}; use another format, such as onnx."
+        )
     if G.num_classes == 0 or g["channels"] != 3:
         what = "has no classes" if G.num_classes == 0 else "draws grey images"
         raise UserError(

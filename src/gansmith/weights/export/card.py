@@ -86,22 +86,28 @@ def _last(path: str) -> str:
     return path if path.startswith("builtin:") else path.rstrip("/").rpartition("/")[2]
 
 
+KINDS = {"biggan": "BigGAN", "biggan-deep": "BigGAN-deep", "dcgan": "DCGAN", "sngan": "SNGAN",
+         "sagan": "SAGAN", "wgan-gp": "WGAN-GP"}  # fmt: skip
 SHOWN = ("preset", "loss.objective", "optim.lr_g", "optim.lr_d", "optim.d_steps", "train.batch", "train.seed",
          "bn.group", "ema.half_life", "data.flip")  # fmt: skip
 
 
 def _front_matter(license_name: str | None, described: dict[str, Any]) -> str:
-    tags = ["gan", "biggan", described["model_type"], "image-generation"]
+    family = described["model_type"]
+    tags = ["gan", *(["biggan"] if "biggan" in family else []), family, "image-generation"]
     lines = ["library_name: gansmith", f"license: {license_name or 'unknown'}", "tags:"]
     return "---\n" + "\n".join([*lines, *(f"- {tag}" for tag in dict.fromkeys(tags))]) + "\n---\n"
 
 
 def _summary(described: dict[str, Any]) -> str:
     kwargs = described["generator"]
-    kind = {"biggan": "BigGAN", "biggan-deep": "BigGAN-deep"}[kwargs["family"]]
+    kind = KINDS[kwargs["family"]]
     what = f"of {len(described['id2label'])} classes" if described["id2label"] else "without classes"
     both = "Generator and discriminator" if described["discriminator"] else "Generator"
-    return f"{both} of a {kind} for images {what}, {kwargs['resolution']}×{kwargs['resolution']} pixels."
+    article = "an" if kind.startswith("S") else "a"
+    return (
+        f"{both} of {article} {kind} for images {what}, {kwargs['resolution']}×{kwargs['resolution']} pixels."
+    )
 
 
 def _use(name: str, described: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gansmith.errors import UserError
+from gansmith.models import families
 from gansmith.models.biggan import Generator
 from gansmith.models.spectral import SpectralLayer
 
@@ -22,7 +23,7 @@ def plain(G: Generator) -> Generator:
     same images, bit for bit in the same memory layout.
     """
     with torch.device("meta"):
-        twin = Generator(**G.kwargs | {"spectral": False})
+        twin = families.make_generator(**G.kwargs | {"spectral": False})
     state = {key: value.detach().cpu() for key, value in G.state_dict().items()}
     for name, module in G.named_modules():
         if isinstance(module, SpectralLayer):
@@ -44,7 +45,7 @@ class Drawing(nn.Module):
         self.G = plain(G)
         self.conditioning = conditioning
         if conditioning == "embedding":
-            if self.G.shared is None:
+            if getattr(self.G, "shared", None) is None:
                 raise UserError(
                     "--conditioning embedding: this network has no shared class embedding; use ids."
                 )
