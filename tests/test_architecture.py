@@ -28,12 +28,14 @@ MAY_IMPORT = {
         "sampling",
         "evaluation",
         "environment",
+        "guard",
         "files",
         "hardware",
     },
     "planning": {"models", "config", "hardware", "environment", "training"},  # counts, and times on request
     "report": {"files"},  # reads what runs wrote: neither torch nor training
     "cli": {
+        "guard",
         "data",
         "models",
         "config",
@@ -54,6 +56,7 @@ MAY_USE = {
     "models": {"torch"},
     "config": {"pydantic", "pydantic_core", "yaml"},
     "errors": set(),
+    "guard": set(),
     "hardware": {"torch"},
 }
 # They need torchvision (breaks beside a CPU torch), mis-synchronise, are huge, or cannot resume exactly.

@@ -21,6 +21,7 @@ VERBS = {
     "sample": ("gansmith.cli.sample", "Draw images, grids, interpolations from a run or snapshot."),
     "report": ("gansmith.cli.report", "Write one HTML page about a run: curves, scores, pictures."),
     "eval": ("gansmith.cli.evaluate", "Score what was made; compare scores; sweep truncation; watch a run."),
+    "guard": ("gansmith.cli.guard", "Say of a run's log whether, and when, it collapsed."),
     "convert": ("gansmith.cli.convert", "Make a snapshot or a run from published weights."),
     "export": ("gansmith.cli.export", "Take a generator elsewhere: hub, ONNX, PyTorch, BigGAN-PyTorch."),
     "info": ("gansmith.cli.info", "Show what a run, snapshot, checkpoint or data set holds."),

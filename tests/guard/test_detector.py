@@ -1,0 +1,154 @@
+"""The detector: what it finds, when, under which name, and what it leaves alone."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gansmith.guard.detector import Detector, Verdict
+from tests.guard import logs
+
+
+def watched(rows: list[dict[str, Any]]) -> list[Verdict]:
+    """The changes of state."""
+    detector = Detector(logs.DURATION)
+    return [v for row in rows if (v := detector.observe(row["images_seen"], row)).changed]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_healthy_run_with_spikes_and_a_d_that_wins_raises_no_suspicion(seed: int) -> None:
+    assert watched(logs.rows(seed=seed)) == []
+
+
+def test_d_loss_near_zero_alone_is_no_alarm() -> None:
+    def wins(at: float, row: dict[str, Any]) -> None:
+        row["loss_d"] *= 0.001 if at > 0.5 else 1
+
+    assert watched(logs.rows(wins)) == []
+
+
+def test_jump_that_heals_within_a_hundredth_of_the_run_so_far_is_no_alarm() -> None:
+    def spikes(at: float, row: dict[str, Any]) -> None:
+        if 0.5 < at < 0.504:
+            row |= {"loss_d": 30.0, "gradient_norm_d": 1e5, "gradient_norm_g": 1e5, "sigma0_d": 50.0}
+
+    assert watched(logs.rows(spikes)) == []
+
+
+def test_growing_first_layer_is_suspect_before_the_images_go_and_collapsed_after() -> None:
+    suspect, collapsed = watched(logs.rows(logs.grows, until=0.65))
+    assert (suspect.state, suspect.votes[0].signal) == ("suspect", "sigma0/G.linear")
+    assert 0.6 < suspect.position / logs.DURATION < 0.615
+    assert (collapsed.state, collapsed.kind) == ("collapsed", "mode collapse")
+    assert collapsed.position / logs.DURATION < 0.63
+    assert 0.59 < collapsed.since / logs.DURATION <= 0.605  # before any of it
+    assert {"sigma0/G.linear", "diversity"} <= {vote.signal for vote in collapsed.votes}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [(logs.vanishes, "vanishing"), (logs.breaks, "diverged"), (logs.alike, "mode collapse")],
+)
+def test_what_goes_wrong_is_named_apart(change: logs.Change, kind: str) -> None:
+    last = watched(logs.rows(change, until=0.55))[-1]
+    assert (last.state, last.kind) == ("collapsed", kind)
+    assert last.position / logs.DURATION < 0.52
+
+
+def test_dying_gradient_of_g_under_a_d_that_has_not_won_is_another_thing() -> None:
+    def dies(at: float, row: dict[str, Any]) -> None:
+        if at > 0.5:
+            row |= {"loss_d": 2.0, "d_real": 0.0, "d_fake": 0.0, "gradient_norm_g": 0.01, "sigma0_d": 20.0}
+
+    last = watched(logs.rows(dies, until=0.55))[-1]
+    assert (last.state, last.kind) == ("collapsed", "dead D")
+
+
+def test_gradient_of_ten_times_its_size_is_diverging() -> None:
+    def explodes(at: float, row: dict[str, Any]) -> None:
+        row["gradient_norm_g"] *= 30 if at > 0.5 else 1
+
+    (suspect,) = watched(logs.rows(explodes, until=0.53))
+    assert (suspect.state, suspect.kind) == ("suspect", "diverged")
+
+
+def test_single_broken_rows_and_nan_losses_of_steps_left_out_are_none() -> None:
+    def sometimes(at: float, row: dict[str, Any]) -> None:
+        step = round(at * 400)
+        row["skipped"] = step
+        if step % 2:
+            row |= {"loss_d": None, "d_real": None}
+        if step % 10 == 0:
+            row["gradient_norm_d"] = None
+
+    assert watched(logs.rows(sometimes)) == []
+
+
+def test_steps_left_out_all_the_time_are_suspect() -> None:
+    def half(at: float, row: dict[str, Any]) -> None:
+        row["skipped"] = max(0, round((at - 0.5) * 400 * 12)) or None
+
+    (suspect,) = watched(logs.rows(half, until=0.55))
+    assert (suspect.state, suspect.kind) == ("suspect", "diverged")
+
+
+def test_slow_loss_of_variety_is_found_too() -> None:
+    def fades(at: float, row: dict[str, Any]) -> None:
+        row["diversity"] *= max(1 - max(at - 0.3, 0) * 1.6, 0.05)
+        row["diversity_class_min"] *= max(1 - max(at - 0.3, 0) * 2, 0.05)
+
+    changes = watched(logs.rows(fades))
+    assert changes[0].state == "suspect"
+    assert changes[0].position / logs.DURATION < 0.75
+
+
+def test_what_lasts_without_getting_worse_is_how_the_run_is_now() -> None:
+    def other(at: float, row: dict[str, Any]) -> None:  # such as another batch or learning rate
+        row["sigma0_d"] *= 3 if at > 0.3 else 1
+
+    suspect, healed = watched(logs.rows(other))
+    assert (suspect.state, healed.state) == ("suspect", "ok")
+    assert healed.position / logs.DURATION < 0.45
+
+
+def test_rows_ten_times_as_often_change_little_of_when_it_is_found() -> None:
+    rare, often = (
+        watched(logs.rows(logs.grows, every=every, until=0.65))[-1].position for every in (100_000, 10_000)
+    )
+    assert abs(rare - often) <= 0.01 * logs.DURATION
+
+
+def test_memory_is_small_and_taking_it_up_again_anywhere_changes_nothing() -> None:
+    rows = logs.rows(logs.grows, every=20_000, until=0.65)
+    straight, stopped = Detector(logs.DURATION), Detector(logs.DURATION)
+    for at, row in enumerate(rows):
+        if at % 7 == 0:
+            text = json.dumps(stopped.to_json())
+            assert len(text) < 60_000
+            stopped = Detector.from_json(json.loads(text))
+        assert straight.observe(row["images_seen"], row) == stopped.observe(row["images_seen"], row)
+
+
+def test_any_signal_may_be_missing() -> None:
+    only = [{"images_seen": r["images_seen"], "loss_d": r["loss_d"]} for r in logs.rows(logs.grows)]
+    assert watched(only) == []  # one vote is no suspicion
+    bare = [{"images_seen": row["images_seen"], "sigma0": row["sigma0"]} for row in logs.rows(logs.grows)]
+    assert next(v.state for v in watched(bare)) == "suspect"
+
+
+def test_score_above_its_best_is_suspect_and_twice_its_best_is_collapsed() -> None:
+    detector = Detector(100)
+    states = [
+        detector.observe_score(at, value, "FID").state
+        for at, value in enumerate([80, 20, 25, 27, 22, 41, 19, float("nan")])
+    ]
+    assert states == ["ok", "ok", "ok", "suspect", "ok", "collapsed", "ok", "ok"]
+    assert detector.observe_score(9, 60, "another network's").state == "ok"
+
+
+def test_score_says_since_when() -> None:
+    detector = Detector(100)
+    for at, value in ((10, 30.0), (20, 20.0)):
+        detector.observe_score(at, value)
+    verdict = detector.observe_score(30, 50.0)
+    assert (verdict.since, verdict.votes[0].value, verdict.votes[0].usual) == (20, 50.0, 20.0)
