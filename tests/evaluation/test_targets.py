@@ -15,6 +15,7 @@ from gansmith.data.settings import PrepareSettings
 from gansmith.data.shards import ClassInfo
 from gansmith.errors import UserError
 from gansmith.evaluation import stored, targets
+from gansmith.evaluation.reals import open_reference
 from gansmith.weights import snapshot
 
 REALS = [ClassInfo(0, "ant", 30), ClassInfo(1, "bee", 10), ClassInfo(2, "cat", 20)]
@@ -240,3 +241,10 @@ def test_a_picked_image_is_that_of_its_chunk(fake_run: Path) -> None:
     whole = target.chunk(0, seed=3, num=20).images
     some = target.pick(np.array([11, 4]), seed=3, num=20).images
     assert (some.int() - whole[[11, 4]].int()).abs().max() <= 1  # rounding of another batch
+
+
+def test_reals_of_a_run_are_what_it_was_trained_on(fake_run: Path, reals: Path) -> None:
+    target = targets.NetworkTarget(fake_run)
+    target.sampler.info["config"] = {"data": {"path": str(reals), "hold_out": 0.5}, "model": {}}
+    assert [info.count for info in open_reference(None, target).classes] == [15, 5, 10]
+    assert len(open_reference(str(reals), target)) == 60

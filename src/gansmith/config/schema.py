@@ -34,6 +34,9 @@ class DataConfig(Section):
     )
     random_classes: int = identity(1000, "number of classes of random labels", ge=2)
     balanced: bool = identity(False, "draw every class equally often, whatever its size")
+    hold_out: float = identity(
+        0, "images that are not trained on: a number, or a share such as 0.05 (docs/watching.md)", ge=0
+    )
     in_memory: Literal["auto"] | bool = free("auto", "keep the set in memory; auto: if it fits in half of it")
     workers: Literal["auto"] | int = free("auto", "reading threads per process")
 

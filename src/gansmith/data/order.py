@@ -202,6 +202,11 @@ def slices(start: int, batch: int, micro_batch: int, rank: int, world: int) -> l
     ]
 
 
+def scrambled(name: str, count: int) -> np.ndarray:
+    """A hash of each of 0 … count − 1, named by `name`: uint64 (count,)."""
+    return _scramble(_key(name), np.arange(count))
+
+
 def _key(*parts: object) -> np.ndarray:
     """A 64-bit key, as a uint64 array of shape () so that its arithmetic wraps silently."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()

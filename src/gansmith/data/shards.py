@@ -14,6 +14,7 @@ This room knows bytes, keys and labels. It must not know where images came from 
 wanted.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -23,7 +24,7 @@ import re
 import tarfile
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -217,6 +218,7 @@ class Dataset:
         self._shard, self._offset, self._size = index["shard"], index["offset"], index["size"]
         self._maps: dict[int, np.ndarray] = {}  # shard number → its bytes
         self._decoded: np.ndarray | None = None  # (n, h·w·c), once decoded into a file
+        self._rows: np.ndarray | None = None  # where a subset's images lie in it
         self._lock = threading.Lock()
         self._image_bytes = math.prod(self.resolution) * self.channels
 
@@ -243,7 +245,7 @@ class Dataset:
     def image(self, index: int) -> np.ndarray:
         """One image, uint8 (h, w, c), read-only: a view of mapped memory where the pixels lie there."""
         if self._decoded is not None:
-            pixels = self._decoded[index]
+            pixels = self._decoded[index if self._rows is None else self._rows[index]]
         elif self.storage == "raw":
             # The pixels end the payload: what precedes them is the header of the .npy file.
             end = int(self._offset[index]) + int(self._size[index])
@@ -251,6 +253,23 @@ class Dataset:
         else:
             pixels = self._decode(index)
         return pixels.reshape(*self.resolution, self.channels)
+
+    def subset(self, indices: np.ndarray) -> "Dataset":
+        """The images at these indices (int64) as a set of its own, which shares files and memory with this.
+
+        Classes keep their ids and names, with other counts; the content hash is another one.
+        """
+        view = copy.copy(self)
+        view._rows = indices if self._rows is None else self._rows[indices]
+        view.labels = self.labels[indices]
+        view._shard, view._offset, view._size = (
+            column[indices] for column in (self._shard, self._offset, self._size)
+        )
+        counts = np.bincount(view.labels, minlength=len(self.classes)).tolist()
+        view.classes = [replace(info, count=counts[info.id]) for info in self.classes]
+        chosen = np.asarray(indices, "<i8").tobytes()
+        view.content_hash = hashlib.sha256(self.content_hash.encode() + chosen).hexdigest()
+        return view
 
     def payload(self, index: int) -> bytes:
         """The stored file of an image (.npy, .png, .webp or .jpg), as it lies in the shard."""
@@ -291,6 +310,7 @@ class Dataset:
             self._decoded = memory.decoded_once(
                 folder / "decoded" / f"{self.content_hash[:32]}.u8", self._image_bytes, len(self), self.read
             )
+            self._rows = None
             return
         for shard in range(len(self._shards)):
             memory.ask_into_memory(self._bytes_of(shard))

@@ -8,7 +8,7 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from gansmith.data import open_dataset
+from gansmith.data import holding, open_dataset
 from gansmith.data.shards import Dataset, is_prepared, open_prepared
 from gansmith.errors import TooFewClasses, UserError
 from gansmith.evaluation.targets import NetworkTarget, Target
@@ -23,13 +23,15 @@ def open_reference(data: str | Dataset | None, target: Target, *, aloud: bool = 
         _check_shape(data, target.shape, str(target.path))
         return data
     config = target.sampler.info.get("config") or {} if isinstance(target, NetworkTarget) else {}
+    trained = (config.get("data") or {}) if data is None else {}
     options = _as_trained(config) if data is None else {}
-    data = data or (config.get("data") or {}).get("path")
+    data = data or trained.get("path")
     if data is None:
         raise UserError(
             f"--data is missing: {target.path} does not say what it was made from; give the real images."
         )
-    return open_at(data, target.shape, str(target.path), options, aloud=aloud)
+    opened = open_at(data, target.shape, str(target.path), options, aloud=aloud)
+    return holding.split(opened, trained.get("hold_out", 0))[0]
 
 
 def open_at(

@@ -11,6 +11,7 @@ from torch import nn
 
 from gansmith import config as configuration
 from gansmith.config import Config, images
+from gansmith.data import holding
 from gansmith.data.ensure import expect_dataset
 from gansmith.data.shards import ClassInfo, Dataset
 from gansmith.errors import UserError
@@ -82,9 +83,9 @@ def peek(config: Config) -> DataSummary:
     del options["in_memory"]
     found = expect_dataset(config.data.path, **options)
     if isinstance(found, Dataset):
-        return summarise(found)
+        return summarise(holding.split(found, config.data.hold_out)[0])
     where = f"{found.source} ({found.kind}, still to be prepared at {found.resolution[0]} px)"
-    return DataSummary(len(found), found.classes, where)
+    return DataSummary(len(found) - holding.count(config.data.hold_out, len(found)), found.classes, where)
 
 
 def check_data(config: Config, data: DataSummary) -> None:

@@ -1,0 +1,43 @@
+"""Images held out of training: which ones, whatever the run.
+
+The choice depends on nothing but the data set, so that runs with other seeds, and those that start from
+another's weights, hold out the same images. Must not know training.
+"""
+
+import numpy as np
+
+from gansmith.data.order import scrambled
+from gansmith.data.shards import Dataset
+from gansmith.errors import UserError
+
+
+def count(amount: float, size: int) -> int:
+    """How many of `size` images `data.hold_out` means: a share below 1, else a number."""
+    return round(amount * size) if amount < 1 else round(amount)
+
+
+def split(dataset: Dataset, amount: float) -> tuple[Dataset, Dataset | None]:
+    """What is trained on, and what is held out: of every class nearly the same share; None for amount 0.
+
+    amount: see `count`. Raises UserError where it would be no image, or more than half of those of all
+    classes, so that no class is emptied.
+    """
+    if not amount:
+        return dataset, None
+    num, most = count(amount, len(dataset)), int((np.bincount(dataset.labels) // 2).sum())
+    if not 0 < num <= most:
+        raise UserError(
+            f"data.hold_out {amount:g}: {num:,} of the {len(dataset):,} images of {dataset.path} cannot be "
+            f"held out; 1 to {most:,} can (half of every class), as a number or a share such as 0.05."
+        )
+    chosen = np.zeros(len(dataset), bool)
+    chosen[_spread(dataset.labels)[:num]] = True
+    return dataset.subset(np.flatnonzero(~chosen)), dataset.subset(np.flatnonzero(chosen))
+
+
+def _spread(labels: np.ndarray) -> np.ndarray:
+    """All images, ordered so that any first share of them holds that share of every class, drawn by hash."""
+    drawn = np.lexsort((scrambled("hold out", len(labels)), labels))  # class by class, in hashed order
+    _, first, sizes = np.unique(labels[drawn], return_index=True, return_counts=True)
+    rank = np.arange(len(labels)) - np.repeat(first, sizes)
+    return drawn[np.argsort((rank + 0.5) / np.repeat(sizes, sizes), kind="stable")]
