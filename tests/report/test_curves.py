@@ -87,6 +87,18 @@ def test_numbers_of_an_own_objective_get_charts_and_missing_columns_do_not() -> 
     assert charts([Source("run", Log())])["charts"] == []
 
 
+def test_what_is_watched_and_what_acted_have_charts_of_their_own() -> None:
+    watched = {"diversity": 0.9, "effective_rank": None, "diversity_class": {"a": 0.8, "b": 0.3, "c": None}}
+    row = status(2000, **watched, noise_scale_d=640.0, flood_d_active=0.25, sigma1={"G.layer0": 1.0})
+    made = charts([Source("run", log_of(status(1000), row))])
+    assert [line["label"] for line in chart(made, "Diversity")["lines"]] == ["all"]
+    assert [line["label"] for line in chart(made, "Diversity by class")["lines"]] == ["b", "a"]
+    assert values(made, chart(made, "Gradient noise scale")["lines"][0]) == {2000: 640.0}
+    assert values(made, chart(made, "Stabilisers at work")["lines"][0]) == {2000: 0.25}
+    titles = [entry["title"] for entry in made["charts"]]
+    assert not {"D on held-out images", "sigma1/G.layer0", "flood_d_active"} & set(titles)
+
+
 def test_references_are_drawn_beside_the_run() -> None:
     other = log_of({"type": "status", "images_seen": 500, "loss_d": 1.5, "sigma0_g": 9.0})
     made = charts([Source("run", log_of(status(1000))), Source("older", other)])

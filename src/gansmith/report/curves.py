@@ -12,14 +12,31 @@ from typing import Any
 from gansmith.report.records import Log, Row, number
 
 STRETCHES = 300  # of the axis; a line keeps at most four rows of each
-STRETCHES_OF_LAYERS = 100  # there may be a hundred layers
-NAMED_LAYERS = 6  # those with the largest σ0; the others are grey
+STRETCHES_OF_MANY = 100  # there may be a hundred layers
+NAMED = 6  # of many lines; the others are grey
 
 # title, note, key of a status row → label
 CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Losses", "means since the row before", {"loss_d": "L_D", "loss_g": "L_G"}),
     ("D’s output", "mean logit on reals and on fakes", {"d_real": "D(real)", "d_fake": "D(fake)"}),
     ("Gradient norms", "of the whole network", {"gradient_norm_d": "|g_D|", "gradient_norm_g": "|g_G|"}),
+    (
+        "Diversity",
+        "of fixed latents in D’s features, as a multiple of the same of real images",
+        {"diversity": "all", "diversity_class_min": "the least varied class", "effective_rank": "rank"},
+    ),
+    ("Duplicates", "share of fixed latents that come out like another one", {"duplicates": "duplicates"}),
+    (
+        "D on held-out images",
+        "mean logit on images that are not trained on; how much more those trained on get",
+        {"d_held_out": "D(held out)", "d_gap": "gap"},
+    ),
+    ("σ0 : σ1", "of the layer where it is largest", {"sigma_ratio_d": "D", "sigma_ratio_g": "G"}),
+    (
+        "Gradient noise scale",
+        "images at which a gradient’s noise is as large as the gradient",
+        {"noise_scale_d": "D", "noise_scale_g": "G"},
+    ),
     ("Learning rates", "", {"lr_d": "D", "lr_g": "G"}),
     ("Batch", "images per D phase", {"batch": "batch"}),
     ("Speed", "images per second", {"images_per_second": "images/s"}),
@@ -27,11 +44,38 @@ CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Skipped steps", "with non-finite gradients, counted from the start", {"skipped": "skipped"}),
     ("Loss scale", "of fp16 arithmetic", {"scale_d": "D", "scale_g": "G"}),
 )
-LAYERS = (("σ0 in G", "G.", "sigma0_g"), ("σ0 in D", "D.", "sigma0_d"))
+ACTIVE = "_active"  # ends the names of the shares of steps in which something acted
 # Positions and times are axes, not curves; a null there, or in `skipped`, is no broken number.
 AXES = {"images_seen", "step", "seconds", "time", "epoch", "eta_seconds"}
 MAY_BE_NULL = {"skipped"}
-STATUS_KEYS = {key for _, _, lines in CHARTS for key in lines} | {key for _, _, key in LAYERS}
+
+
+@dataclass(frozen=True)
+class Many:
+    """A chart with a line per column whose name begins so, those with the largest (or smallest) last values
+    named. extreme: the column with the largest or smallest of them, drawn where there are none, and of
+    references.
+    """
+
+    title: str
+    note: str
+    prefix: str
+    extreme: str
+    largest: bool = True
+
+
+MANY = (
+    Many("σ0 in G", "largest singular value per layer", "sigma0/G.", "sigma0_g"),
+    Many("σ0 in D", "largest singular value per layer", "sigma0/D.", "sigma0_d"),
+    Many(
+        "Diversity by class",
+        "as a multiple of that of real images",
+        "diversity_class/",
+        "diversity_class_min",
+        largest=False,
+    ),
+)
+STATUS_KEYS = {key for _, _, lines in CHARTS for key in lines} | {many.extreme for many in MANY}
 
 
 @dataclass(frozen=True)
@@ -103,10 +147,13 @@ def charts(sources: Sequence[Source]) -> dict[str, Any]:
     """
     logs = [_Status(source.log) for source in sources]
     known = [_simple(title, note, lines, sources, logs) for title, note, lines in CHARTS]
-    layers = [_layers(*spec, sources, logs) for spec in LAYERS]
-    rest = sorted({key for log in logs for key in log.columns if "/" not in key} - STATUS_KEYS)
+    many = [_many(spec, sources, logs) for spec in MANY]
+    keys = {key for log in logs for key in log.columns if "/" not in key} - STATUS_KEYS
+    acting = {key: key.removesuffix(ACTIVE) for key in sorted(keys) if key.endswith(ACTIVE)}
+    active = _simple("Stabilisers at work", "share of steps", acting, sources, logs)
+    rest = sorted(keys - acting.keys())
     own = [_simple(key, "logged by this run’s objective", {key: key}, sources, logs) for key in rest]
-    drawn = [chart for chart in (*known[:3], *layers, *own, *known[3:]) if chart["lines"]]
+    drawn = [chart for chart in (*known[:3], *many, *own, *known[3:], active) if chart["lines"]]
     return {"tables": [log.compact(drawn, at) for at, log in enumerate(logs)], "charts": drawn}
 
 
@@ -177,32 +224,30 @@ def _simple(
     return {"title": title, "note": note, "lines": lines}
 
 
-def _layers(
-    title: str, prefix: str, largest: str, sources: Sequence[Source], logs: list[_Status]
-) -> dict[str, Any]:
+def _many(many: Many, sources: Sequence[Source], logs: list[_Status]) -> dict[str, Any]:
     run = logs[0]
-    keys = [key for key in run.columns if key.startswith(f"sigma0/{prefix}")]
+    keys = [key for key in run.columns if key.startswith(many.prefix)]
 
     def last(key: str) -> float:
         alive = [v for i, v in run.columns[key].items() if v is not None and not run.rows[i].abandoned]
         return alive[-1] if alive else 0.0
 
-    ranked = sorted(keys, key=last, reverse=True)
+    ranked = sorted(keys, key=last, reverse=many.largest)
     lines = []
+    called = "largest" if many.largest else "smallest"
     for rank, key in enumerate(ranked):
-        line = run.line(key, STRETCHES_OF_LAYERS)
+        line = run.line(key, STRETCHES_OF_MANY)
         if line:
-            color = rank if rank < NAMED_LAYERS else None
-            label = key.removeprefix(f"sigma0/{prefix}")
-            lines.append({"label": label, "source": 0, "color": color} | line)
-    if not lines and (line := run.line(largest, STRETCHES)):
-        lines.append({"label": "largest", "source": 0, "color": 0} | line)
+            color = rank if rank < NAMED else None
+            lines.append({"label": key.removeprefix(many.prefix), "source": 0, "color": color} | line)
+    if not lines and (line := run.line(many.extreme, STRETCHES)):
+        lines.append({"label": called, "source": 0, "color": 0} | line)
     for at, (source, log) in enumerate(zip(sources[1:], logs[1:]), start=1):
-        if line := log.line(largest, STRETCHES):
-            lines.append({"label": f"largest · {source.name}", "source": at, "color": 0} | line)
-    grey = max(len(ranked) - NAMED_LAYERS, 0)
-    note = "largest singular value per layer" + (f"; {NAMED_LAYERS} named, {grey} in grey" if grey else "")
-    return {"title": title, "note": note, "lines": lines}
+        if line := log.line(many.extreme, STRETCHES):
+            lines.append({"label": f"{called} · {source.name}", "source": at, "color": 0} | line)
+    grey = max(len(ranked) - NAMED, 0)
+    note = many.note + (f"; {NAMED} named, {grey} in grey" if grey else "")
+    return {"title": many.title, "note": note, "lines": lines}
 
 
 def shorten(value: float | None) -> float | None:
