@@ -1,9 +1,13 @@
 """The settings of what trains and what keeps training alive: losses, penalties, the growing batch, the guard.
 
-All of it is off by default, but for the loss and the guard.
+All of it is off by default, but for the loss, watching and the guard.
 """
 
-from gansmith.config.fields import Section, identity
+from typing import Literal
+
+from pydantic import field_validator
+
+from gansmith.config.fields import Section, free, identity, images
 
 
 class LossConfig(Section):
@@ -38,6 +42,22 @@ class PretrainConfig(Section):
 
 class WatchConfig(Section):
     """Signals beyond losses (docs/watching.md)."""
+
+    every: Literal["auto"] | str | int | None = free(
+        "auto",
+        "images between looks at what G makes and at singular values; auto: under 1 % of time; None: never",
+    )
+    images: int = free(64, "fixed latents that are looked at, and as many real images", ge=8)
+    data: str | None = free(
+        None, "images that are not trained on; None: data.hold_out, else eval.data, else none"
+    )
+
+    @field_validator("every")
+    @classmethod
+    def _amount(cls, value: str | int | None) -> str | int | None:
+        if value not in ("auto", None) and images(value, 1_000_000) < 1:
+            raise ValueError("must be auto, None or at least one image")
+        return value
 
 
 class GuardConfig(Section):

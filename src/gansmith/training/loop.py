@@ -23,7 +23,7 @@ from gansmith.errors import Diverged, Stopped
 from gansmith.hardware import peak_memory_gib, send
 from gansmith.models import spectral
 from gansmith.sampling import latents
-from gansmith.training import ema, memory, saving, schedule, scoring
+from gansmith.training import ema, memory, saving, schedule, scoring, watching
 from gansmith.training.distributed import World
 from gansmith.training.draws import Draws
 from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
@@ -62,6 +62,7 @@ class Run:
     ema_start: int
     release: Rule
     scores: scoring.Scoring | None = None  # what eval.* asks for
+    watch: watching.Watch | None = None  # what watch.* asks for
     averages: Averages = field(default_factory=Averages)
     mark: Mark = unmarked  # told which part of a step begins, when a step is profiled
 
@@ -86,7 +87,8 @@ def train(run: Run, state: State) -> None:
                 _check(run, state)
             run.mark("logging")
             if due["status"]:
-                _status(run, state, (state.images_seen - seen_at_status) / max(now - last_status, 1e-9))
+                rate = (state.images_seen - seen_at_status) / max(now - last_status, 1e-9)
+                _status(run, state, rate, before)
                 seen_at_status, last_status = state.images_seen, now
             if due["snapshot"] or due.get("evaluation"):
                 saving.snapshot(run, state)
@@ -322,7 +324,7 @@ def _fade_in(run: Run, state: State) -> None:
             net.set_alpha(schedule.alpha(run.config, state.images_seen))
 
 
-def _status(run: Run, state: State, rate: float) -> None:
+def _status(run: Run, state: State, rate: float, before: int) -> None:
     means = run.averages.take(run.world)
     sigmas = {"g": spectral.singular_values(state.G.net), "d": spectral.singular_values(state.D.net)}
     skipped = int(state.G.scale.skipped + state.D.scale.skipped)
@@ -348,4 +350,6 @@ def _status(run: Run, state: State, rate: float) -> None:
     }
     if run.precision.dtype == torch.float16:
         row |= {"scale_g": float(state.G.scale.scale), "scale_d": float(state.D.scale.scale)}
+    if run.watch is not None and run.watch.due(before, state.images_seen):
+        row |= watching.look(run, state)
     run.log.status(row)

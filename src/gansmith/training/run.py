@@ -11,7 +11,7 @@ from typing import Any
 from gansmith import config as configuration
 from gansmith import environment, files, hardware
 from gansmith.config import Config, images
-from gansmith.data import open_dataset
+from gansmith.data import holding, open_dataset
 from gansmith.data.feed import Feed
 from gansmith.data.shards import Dataset
 from gansmith.errors import UserError
@@ -29,6 +29,7 @@ from gansmith.training import (
     rundir,
     scoring,
     tuning,
+    watching,
 )
 from gansmith.training import loop as training
 from gansmith.training import state as states
@@ -96,13 +97,14 @@ def train(
             going_on = f"goes on at {saved.images_seen:,} images" if saved else "starts"
             log.say(f"dry run: nothing was written; without --dry-run this {going_on} in {where}")
             return where
-        run, state = _ready(plan, log, saved, source, where, allow_change)
+        run, state, held_out = _ready(plan, log, saved, source, where, allow_change)
+        run.stop, run.scores = StopRequest(stop_after), scores
+        run.watch = watching.ready(run, state, held_out or (scores.dataset if scores else None))
         if world.is_main:
             if saved and saved.changes:
                 rundir.leave_behind(where, saved.images_seen, log.say)
             _write_description(run, state, origins)
         _say_how_it_starts(run, state, saved)
-        run.stop, run.scores = StopRequest(stop_after), scores
         if profile:
             profiling.start(run, state, profile)
         with run.stop.listening():
@@ -126,10 +128,9 @@ def _settled(
     if data is not None:
         # Absolute, so that the run's folder can be gone on with from anywhere.
         overrides["data.path"] = str(Path(data).resolve()) if Path(data).exists() else data
-    if (other := overrides.get("eval.data")) is not None and Path(other).exists():
-        overrides["eval.data"] = str(Path(other).resolve())
-    if (start := overrides.get("init.source")) is not None and Path(start).exists():
-        overrides["init.source"] = str(Path(start).resolve())
+    for name in ("eval.data", "watch.data", "init.source"):
+        if (other := overrides.get(name)) is not None and Path(other).exists():
+            overrides[name] = str(Path(other).resolve())
     own = Path(out) / "config.yaml" if out is not None else None
     if config_file is None and preset is None and own is not None and own.exists():
         config_file = own  # gansmith train --out RUN: the run knows its own recipe
@@ -151,10 +152,12 @@ def _ready(
     source: initial.Source | None,
     out: Path,
     allow_change: Sequence[str],
-) -> tuple[training.Run, states.State]:
-    """Opens the data, builds the networks or restores them, and puts together what the loop needs."""
+) -> tuple[training.Run, states.State, Dataset | None]:
+    """Opens the data, builds the networks or restores them, and puts together what the loop needs; and the
+    images that are not trained on.
+    """
     config, world, chosen, sizes, group = plan.config, plan.world, plan.precision, plan.sizes, plan.bn_group
-    dataset = _open(config, world)
+    dataset, held_out = _open(config, world)
     if world.share(dataset.content_hash) != dataset.content_hash:
         raise UserError(
             f"process {world.rank} sees other images at --data {config.data.path} than process 0."
@@ -219,7 +222,7 @@ def _ready(
     )
     tuning.apply(config, state, world.device, log)
     memory.settle(run, state, saved.record.get("micro_batch") if saved else None)
-    return run, state
+    return run, state, held_out
 
 
 def _stem(config: Config) -> str:
@@ -227,14 +230,16 @@ def _stem(config: Config) -> str:
     return Path(path).name.split(".")[0] or "data"
 
 
-def _open(config: Config, world: World) -> Dataset:
-    """The prepared data. Whoever comes first prepares what is not; the others wait at its lock, not in a
-    collective that would time out."""
+def _open(config: Config, world: World) -> tuple[Dataset, Dataset | None]:
+    """The prepared data, and what is not trained on. Whoever comes first prepares what is not; the others
+    wait at its lock, not in a collective that would time out."""
     assert config.data.path is not None
     with open(os.devnull, "w") as nowhere, ExitStack() as stack:
         if not world.is_main:
             stack.enter_context(redirect_stdout(nowhere))
-        return open_dataset(config.data.path, **announce.prepare_options(config))
+        whole = open_dataset(config.data.path, **announce.prepare_options(config))
+    dataset, held_out = holding.split(whole, config.data.hold_out)
+    return dataset, watching.other_images(config, world) or held_out
 
 
 def _say_how_it_starts(run: training.Run, state: states.State, saved: resuming.Saved | None) -> None:

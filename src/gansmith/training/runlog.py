@@ -33,6 +33,8 @@ COLUMNS = (
     ("|g_G|", "gradient_norm_g", "{:.2f}"),
     ("σ0_G", "sigma0_g", "{:.1f}"),
     ("σ0_D", "sigma0_d", "{:.1f}"),
+    ("div", "diversity", "{:.2f}"),
+    ("dup", "duplicates", "{:.0%}"),
     ("skipped", "skipped", "{:d}"),
     ("GiB", "peak_gib", "{:.1f}"),
 )
