@@ -45,6 +45,11 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
             yield f"model.{name}", f"has {wanted} entries above 0 at {model.resolution} px, not {list(table)}"
     if model.fade is not None and model.discriminator is not None:
         yield "model.fade", "a promoted network has gansmith's own D: leave model.discriminator out"
+    optim = config.optim
+    kinds = {"momentum_g": optim.kind_g, "momentum_d": optim.kind_d or optim.kind_g}
+    for name, kind in kinds.items():
+        if getattr(optim, name) and kind == "adam":
+            yield f"optim.{name}", "Adam has optim.beta1 for it; momentum is that of sgd and rmsprop"
     if not model.conditional and config.data.labels == "random":
         yield "data.labels", "random labels need model.conditional: true"
     if config.data.balanced and config.data.labels == "random":

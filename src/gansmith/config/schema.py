@@ -81,11 +81,18 @@ class ModelConfig(Section):
 
 
 class OptimConfig(Section):
-    lr_g: float = identity(5e-5, "Adam learning rate of G", gt=0)
-    lr_d: float = identity(2e-4, "Adam learning rate of D", gt=0)
+    kind_g: Literal["adam", "rmsprop", "sgd"] = identity("adam", "optimizer of G")
+    kind_d: Literal["adam", "rmsprop", "sgd"] | None = identity(None, "optimizer of D; None = kind_g")
+    lr_g: float = identity(5e-5, "learning rate of G", gt=0)
+    lr_d: float = identity(2e-4, "learning rate of D", gt=0)
     beta1: float = identity(0.0, "Adam first-moment decay", ge=0, lt=1)
     beta2: float = identity(0.999, "Adam second-moment decay", ge=0, lt=1)
-    eps: float = identity(1e-6, "Adam epsilon", gt=0)
+    beta1_d: float | None = identity(None, "that of D; None = beta1", ge=0, lt=1)
+    beta2_d: float | None = identity(None, "that of D; None = beta2", ge=0, lt=1)
+    eps: float = identity(1e-6, "Adam and RMSprop epsilon", gt=0)
+    alpha: float = identity(0.99, "RMSprop second-moment decay", gt=0, lt=1)
+    momentum_g: float = identity(0.0, "momentum of G's SGD or RMSprop", ge=0, lt=1)
+    momentum_d: float | None = identity(None, "that of D's; None = momentum_g", ge=0, lt=1)
     d_steps: int = identity(2, "D phases per G phase", ge=1)
     schedule: Literal["constant", "linear", "cosine", "steps"] = identity(
         "constant", "learning rates over images: linear and cosine fall to 0 at schedule_end"

@@ -19,13 +19,13 @@ from torch.utils._pytree import tree_leaves
 from gansmith import hardware
 from gansmith.config import Config
 from gansmith.models import families, layers, normalization, spectral
-from gansmith.training import objectives, state
+from gansmith.training import objectives, optimizers, state
 from gansmith.training.gradients import FlatGradients
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process. fixed: weights, Ŵ, gradients, Adam's moments and the average. d, g: the most
+    """Bytes of one process. fixed: weights, Ŵ, gradients, moments and the average. d, g: the most
     that a micro-batch of each phase adds. calls_d, calls_g: operations it issues, update included.
     """
 
@@ -91,7 +91,11 @@ def measure(
             gradients.append(FlatGradients(net))
         for net in (G, D):
             normalization.set_batch_norm_group(net, bn_group)
-        moments = 2 * sum(p.numel() * p.element_size() for net in (G, D) for p in net.parameters())
+        moments = sum(
+            len(optimizers.kind(config.optim, letter).moments) * p.numel() * p.element_size()
+            for letter, net in (("g", G), ("d", D))
+            for p in net.parameters()
+        )
         fixed = counter.now
         peak_d, calls_d = _phase(counter, "d", G, D, micro_batch, num_classes, dtype, config.loss.ortho_d)
         peak_g, calls_g = _phase(counter, "g", G, D, micro_batch_g, num_classes, dtype, config.loss.ortho_g)

@@ -11,7 +11,7 @@ from gansmith.config import Config, images
 from gansmith.errors import UserError
 from gansmith.models import families
 from gansmith.models.summary import count_macs
-from gansmith.training import state
+from gansmith.training import optimizers, state
 from gansmith.training.batching import Sizes
 
 IMAGENET = (1_281_167, 1000)
@@ -99,8 +99,12 @@ def disk(config: Config, work: Work, num_images: int, duration: int) -> Disk:
     # A tar member for the pixels (with NumPy's header) and one for the class, each with its own header.
     sample = 512 + _blocks(128 + pixels) + 2 * 512
     both = work.parameters_g + work.parameters_d
-    # Weights of both, the average, two moments of both; the average again as a snapshot. float32.
-    checkpoint = 4 * (both + work.parameters_g + 2 * both + work.parameters_g)
+    moments = sum(
+        len(optimizers.kind(config.optim, letter).moments) * parameters
+        for letter, parameters in (("g", work.parameters_g), ("d", work.parameters_d))
+    )
+    # Weights of both, the average, moments of both (Adam: two); the average again as a snapshot. float32.
+    checkpoint = 4 * (both + work.parameters_g + moments + work.parameters_g)
     snapshot = 4 * (work.parameters_g + (work.parameters_d if log.snapshot_d else 0))
     made = {
         "checkpoints": duration // max(1, images(log.checkpoint_every, num_images)) + 1,

@@ -154,8 +154,10 @@ def _configuration(
     own = {"optim.beta1": adam.beta1, "optim.beta2": adam.beta2, "optim.eps": adam.eps}
     recipe |= {path: value for path, value in own.items() if value is not None}
     d = imported.optimizers["D"]
-    if (d.beta1, d.beta2, d.eps) != (adam.beta1, adam.beta2, adam.eps):
-        notes.append("Adam of D had other decays or epsilon than Adam of G; those of G are used for both")
+    of_d = {"beta1": (d.beta1, adam.beta1), "beta2": (d.beta2, adam.beta2)}
+    recipe |= {f"optim.{name}_d": own for name, (own, g) in of_d.items() if own not in (None, g)}
+    if d.eps != adam.eps:
+        notes.append("Adam of D had another epsilon than Adam of G; that of G is used for both")
     config, origins = configuration.load(None, None, {**recipe, **settings})
     source = initial.Source(str(imported.source), imported, "", [])
     found = initial.architecture(config, {}, source)

@@ -81,9 +81,11 @@ def tried(run: "Run", state: "State", letter: str, count: int) -> bool:
     spectral.set_trainable(other.net, False)
     hardware.reserved_peak(device, reset=True)
     try:
-        # Adam's moments come with the first step; until then something as large stands for them.
+        # Moments come with the first step; until then something as large stands for them.
         missing = sum(
-            2 * each.gradients.flat.numel() for each in (state.G, state.D) if not each.optimizer.state
+            len(each.kind.moments) * each.gradients.flat.numel()
+            for each in (state.G, state.D)
+            if not each.optimizer.state
         )
         moments = torch.empty(missing, device=device)
         with torch.random.fork_rng(devices=[], device_type=device.type):

@@ -15,7 +15,7 @@ from gansmith.config import Config
 from gansmith.data.order import Order
 from gansmith.errors import UserError
 from gansmith.models import families, layers, normalization, spectral
-from gansmith.training import freezing
+from gansmith.training import freezing, optimizers
 from gansmith.training.distributed import World
 from gansmith.training.gradients import FlatGradients
 from gansmith.training.objectives import import_function
@@ -31,6 +31,7 @@ class Player:
     optimizer: torch.optim.Optimizer
     gradients: FlatGradients
     scale: LossScale
+    kind: optimizers.Kind
     frozen: tuple[torch.Tensor, ...] = ()  # take no gradient, ever
     turn: int = 0  # optimizer steps taken, those left out included
 
@@ -173,13 +174,12 @@ def build(
     normalization.set_batch_norm_group(G, bn_group)
     if families.is_ours(D):
         normalization.set_batch_norm_group(D, bn_group)
-    optim = config.optim
     scaled = dtype == torch.float16
     frozen = freezing.names(D, config.init.freeze_d)
     new_d = given is not None and given.D is None
     return State(
-        G=_player(G, optim.lr_g, config, scaled),
-        D=_player(D, optim.lr_d, config, scaled, frozen),
+        G=_player(G, optimizers.kind(config.optim, "g"), scaled),
+        D=_player(D, optimizers.kind(config.optim, "d"), scaled, frozen),
         G_ema=replica(given.G_ema if given else G),
         order=order,
         release=Release(holds=given is not None and holds_at_start(config, new_d)),
@@ -199,15 +199,17 @@ def replica(G: Any) -> Any:
     return copy.eval()
 
 
-def _player(
-    net: nn.Module, lr: float, config: Config, scaled: bool, frozen: Set[str] = frozenset()
-) -> Player:
-    optim = config.optim
+def _player(net: nn.Module, kind: optimizers.Kind, scaled: bool, frozen: Set[str] = frozenset()) -> Player:
     trained = [parameter for name, parameter in net.named_parameters() if name not in frozen]
-    optimizer = torch.optim.Adam(trained, lr=lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
+    optimizer = optimizers.make(trained, kind)
     gradients = FlatGradients(net)
     return Player(
-        net, optimizer, gradients, LossScale(scaled, gradients.flat.device), freezing.tensors(net, frozen)
+        net,
+        optimizer,
+        gradients,
+        LossScale(scaled, gradients.flat.device),
+        kind,
+        freezing.tensors(net, frozen),
     )
 
 
@@ -216,7 +218,7 @@ def _seed(*parts: object) -> int:
 
 
 def tensors(state: State) -> dict[str, dict[str, torch.Tensor]]:
-    """All tensors of a run by file: networks (weights and singular vectors), average, Adam moments."""
+    """All tensors of a run by file: networks (weights and singular vectors), average, moments."""
     average = {f"G_ema.{name}": value.data for name, value in state.G_ema.named_parameters()}
     files: dict[str, dict[str, torch.Tensor]] = {"networks": average, "optimizers": {}}
     for letter, player in (("G", state.G), ("D", state.D)):
@@ -246,14 +248,14 @@ def restore(state: State, files: dict[str, dict[str, torch.Tensor]]) -> None:
         value.copy_(there[name])
     for letter, player in (("G", state.G), ("D", state.D)):
         for name, parameter in player.net.named_parameters():
-            prefix = f"{letter}.{name}."
-            player.optimizer.state[parameter] = {
-                key: _like(moment, parameter, key)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if (moment := files["optimizers"].get(prefix + key)) is not None
-            }
-            if not player.optimizer.state[parameter]:
-                del player.optimizer.state[parameter]
+            kept = {key: f"{letter}.{name}.{key}" for key in player.kind.saved}
+            # What another optimizer kept, or a promotion added, begins anew.
+            if kept and files["optimizers"].keys() >= set(kept.values()):
+                player.optimizer.state[parameter] = {
+                    key: _like(files["optimizers"][kept[key]], parameter, key) for key in kept
+                }
+            else:
+                player.optimizer.state.pop(parameter, None)
         spectral.refresh(player.net, iterations=0)
     # What was switched on since starts as it is; what was switched off is forgotten.
     for name, value in state.memory.items():
