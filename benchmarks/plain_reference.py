@@ -1,13 +1,20 @@
-"""The 32 px BigGAN step as the published PyTorch code does it: the yardstick of `step.py`, written fresh.
+"""The BigGAN step as the published PyTorch code does it: the yardstick of `step.py`, written fresh.
 
 Contiguous float32 tensors, one power iteration inside every forward pass (gradient through σ), and a G phase
 whose backward also computes the gradients of D's weights. Parameter names are those of gansmith's networks,
 so that both start from the same weights.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# Widths (× ch) from the 4×4 map to the image, and from the image to the last map.
+GENERATOR = {32: (4, 4, 4, 4), 64: (16, 16, 8, 4, 2), 128: (16, 16, 8, 4, 2, 1)}
+DISCRIMINATOR = {32: (4, 4, 4, 4), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16)}
+HALVINGS = {32: 2, 64: 4, 128: 5}
 
 
 class SpectralWeight(nn.Module):
@@ -76,11 +83,11 @@ class PlainBatchNorm(nn.Module):
 
 
 class GeneratorBlock(nn.Module):
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, inputs: int, outputs: int, classes: int) -> None:
         super().__init__()
-        self.conv1, self.conv2 = Conv(width, width, 3), Conv(width, width, 3)
-        self.conv_sc = Conv(width, width, 1)
-        self.bn1, self.bn2 = ClassBatchNorm(width, classes), ClassBatchNorm(width, classes)
+        self.conv1, self.conv2 = Conv(inputs, outputs, 3), Conv(outputs, outputs, 3)
+        self.conv_sc = Conv(inputs, outputs, 1)
+        self.bn1, self.bn2 = ClassBatchNorm(inputs, classes), ClassBatchNorm(outputs, classes)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = F.interpolate(F.relu_(self.bn1(x, y)), scale_factor=2)
@@ -90,14 +97,18 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """No shared embedding, no skip-z, no attention: the published CIFAR-10 setting."""
+    """No shared embedding, no skip-z, no attention: at 32 px the published CIFAR-10 setting."""
 
-    def __init__(self, *, num_classes: int, ch: int, dim_z: int) -> None:
+    def __init__(self, *, num_classes: int, ch: int, dim_z: int, resolution: int = 32) -> None:
         super().__init__()
-        width = 4 * ch
-        self.linear = Linear(dim_z, width * 16)
-        self.blocks = nn.ModuleList(nn.ModuleList([GeneratorBlock(width, num_classes)]) for _ in range(3))
-        self.output_layer = nn.Sequential(PlainBatchNorm(width), nn.ReLU(inplace=True), Conv(width, 3, 3))
+        widths = [ch * m for m in GENERATOR[resolution]]
+        self.linear = Linear(dim_z, widths[0] * 16)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([GeneratorBlock(inputs, outputs, num_classes)])
+            for inputs, outputs in itertools.pairwise(widths)
+        )
+        last = widths[-1]
+        self.output_layer = nn.Sequential(PlainBatchNorm(last), nn.ReLU(inplace=True), Conv(last, 3, 3))
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.linear(z).view(len(z), -1, 4, 4)
@@ -122,14 +133,14 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    def __init__(self, *, num_classes: int, ch: int) -> None:
+    def __init__(self, *, num_classes: int, ch: int, resolution: int = 32) -> None:
         super().__init__()
-        width = 4 * ch
+        widths = [ch * m for m in DISCRIMINATOR[resolution]]
         self.blocks = nn.ModuleList(
-            nn.ModuleList([DiscriminatorBlock(width if i else 3, width, first=i == 0, down=i < 2)])
-            for i in range(4)
+            nn.ModuleList([DiscriminatorBlock(inputs, outputs, first=i == 0, down=i < HALVINGS[resolution])])
+            for i, (inputs, outputs) in enumerate(zip([3, *widths], widths))
         )
-        self.linear, self.embed = Linear(width, 1), Embed(num_classes, width)
+        self.linear, self.embed = Linear(widths[-1], 1), Embed(num_classes, widths[-1])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = x
@@ -150,7 +161,7 @@ class Step:
     def __call__(
         self, real: Tensor, y: Tensor, z: list[Tensor], classes: list[Tensor]
     ) -> tuple[float, float]:
-        """real (N, 3, 32, 32); z and classes: one entry for the D phase, one for the G phase -> losses of D
+        """real (N, 3, R, R); z and classes: one entry for the D phase, one for the G phase -> losses of D
         and G.
         """
         self.adam_d.zero_grad()

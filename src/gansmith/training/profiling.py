@@ -33,7 +33,9 @@ def unmarked(part: str) -> None:
 
 
 class Stopwatch:
-    """Adds up seconds by part. Each mark ends the part before it."""
+    """Adds up seconds by part. Each mark ends the part before it. now: a CPU's clock, in seconds."""
+
+    now = staticmethod(time.perf_counter)
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -41,7 +43,7 @@ class Stopwatch:
 
     def __call__(self, part: str) -> None:
         if self.device.type == "cpu":
-            self.marks.append((part, time.perf_counter()))
+            self.marks.append((part, self.now()))
             return
         event = torch.Event(self.device, enable_timing=True)
         event.record()
