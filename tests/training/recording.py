@@ -21,3 +21,13 @@ def hinge(phase, G, D, micro):
     with open(f"{os.environ['RECORD']}.{os.environ.get('RANK', '0')}", "a") as file:
         file.write("\n".join(lines) + "\n")
     return objectives.hinge(phase, G, D, micro)
+
+
+def tight(phase, G, D, micro):
+    """hinge, where process 1 has no room for more latents at once than $ROOM in phases named in $PHASES."""
+    room = int(os.environ["ROOM"])
+    result = hinge(phase, G, D, micro)
+    if os.environ["RANK"] == "1" and phase in os.environ["PHASES"] and len(micro.z) > room:
+        result[0].backward()  # in the middle, with much of the work done
+        raise torch.OutOfMemoryError("out of memory (injected)")
+    return result

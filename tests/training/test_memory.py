@@ -147,7 +147,7 @@ def test_out_of_memory_repeats_the_step_with_half_and_changes_nothing_else(
 
 def test_without_a_smaller_micro_batch_it_says_what_helps(tiny, monkeypatch):
     monkeypatch.setattr(objectives, "find", lambda name: full_above(3))
-    with pytest.raises(UserError, match=r"micro-batches of 4, .* groups of 4 \(bn.group\) on 1 process\."):
+    with pytest.raises(UserError, match=r"micro-batches of 4 and .* groups of 4 \(bn.group\) on 1 process,"):
         tiny("run", {"train.micro_batch": 4} | QUIET)
 
 

@@ -175,9 +175,10 @@ def _accumulated(run: Run, letter: str, state: State, reals: "Reals") -> Seen | 
     try:
         seen = _accumulate(run, letter, state, reals)
     except Exception as error:
-        # Where ranks share BatchNorm groups the others wait inside a forward: only a restart helps.
-        if not hardware.is_out_of_memory(error) or memory.groups_are_shared(run, letter):
+        if not hardware.is_out_of_memory(error):
             raise
+        if memory.groups_are_shared(run, letter):  # the others wait inside a forward: only a restart helps
+            raise memory.ended(run, letter, "while other processes wait for their part of it") from None
         trouble = True  # and not the error itself: its traceback holds what fills the memory
     if run.world.any(trouble):
         return None

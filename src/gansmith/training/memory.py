@@ -149,17 +149,23 @@ def shrink(run: "Run", letter: str) -> None:
     hardware.release_memory(run.world.device)
     run.log.event("out_of_memory", phase=letter, micro_batch=now)
     if not smaller:
-        raise UserError(
-            f"out of memory in a {letter.upper()} phase with micro-batches of {now}, and no smaller ones "
-            f"hold the BatchNorm groups of {run.bn_group} (bn.group) on {run.world.size} process"
-            f"{'es' if run.world.size > 1 else ''}. The run goes on from its last checkpoint with: more "
-            f"processes; --set train.checkpoint_from={max(run.config.model.resolution // 4, 4)} (recomputes "
-            "blocks); or a smaller group, --set bn.group=… --allow-change bn.group (docs/memory.md)."
-        )
+        raise ended(run, letter, "and no smaller ones hold the groups")
     _set(run, letter, max(smaller))
     run.log.warn(
         f"out of memory in a {letter.upper()} phase with micro-batches of {now}: it is repeated, and the run "
         f"goes on, with {max(smaller)}"
+    )
+
+
+def ended(run: "Run", letter: str, why: str) -> UserError:
+    """The error of a run that no smaller micro-batch helps. why: goes on the sentence of what happened."""
+    processes = f"{run.world.size} process{'es' if run.world.size > 1 else ''}"
+    blocks = max(run.config.model.resolution // 4, 4)
+    return UserError(
+        f"out of memory in a {letter.upper()} phase with micro-batches of {_micro_batch(run, letter)} and "
+        f"BatchNorm groups of {run.bn_group} (bn.group) on {processes}, {why}. The run goes on from its last "
+        f"checkpoint with: more processes; --set train.checkpoint_from={blocks} (recomputes blocks); "
+        "or a smaller group, --set bn.group=… --allow-change bn.group (docs/memory.md)."
     )
 
 
