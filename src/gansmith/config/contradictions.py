@@ -6,6 +6,7 @@ Problems of one field are the business of its type (schema.py, stability.py).
 import math
 from collections.abc import Iterator
 
+from gansmith.config.fields import images
 from gansmith.config.schema import Config, ModelConfig
 
 # What the GANs before BigGAN were built for, in pixels.
@@ -62,6 +63,7 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
         for name in ("map", "freeze_d", "generator", "discriminator"):
             if getattr(config.init, name):
                 yield f"init.{name}", "is for runs that start from given weights: it needs --init-from"
+    yield from _batch(config)
     for path, value in (
         ("bn.group", config.bn.group),
         ("train.micro_batch", config.train.micro_batch),
@@ -91,3 +93,42 @@ def _of_older_families(config: Config) -> Iterator[tuple[str, str]]:
         for name in ("table_g", "table_d", "last_map_d"):
             if getattr(model, name) is not None:
                 yield f"model.{name}", f"{model.family} has one table only, scaled by model.ch"
+
+
+def _batch(config: Config) -> Iterator[tuple[str, str]]:
+    batch, start = config.batch, config.train.batch
+    if isinstance(batch.schedule, dict):
+        # What an epoch is is not known here; entries in epochs are held against each other only.
+        table = sorted((images(at, 1 << 40), size) for at, size in batch.schedule.items())
+        sizes = [size for _, size in table]
+        if not table or table[0] != (0, start):
+            yield (
+                "batch.schedule",
+                f"begins with 0:{start}, the batch of train.batch; not {_pair(table)}",
+            )
+        elif sizes != sorted(sizes):
+            yield "batch.schedule", f"shrinks: {' → '.join(map(str, sizes))}; a batch only grows"
+        elif uneven := [size for size in sizes if size % start]:
+            below, above = uneven[0] // start * start, (uneven[0] // start + 1) * start
+            yield (
+                "batch.schedule",
+                f"{uneven[0]} is no multiple of train.batch {start}, which growth adds whole micro-batches "
+                f"to; nearest: {below} or {above}",
+            )
+    if batch.maximum is not None and batch.schedule != "auto":
+        yield "batch.maximum", "is for batch.schedule: auto"
+    if batch.maximum is not None and (batch.maximum < start or batch.maximum % start):
+        yield "batch.maximum", f"{batch.maximum} is no multiple of train.batch {start}"
+    if batch.schedule == "auto" or batch.noise_every is not None:
+        group = config.bn.group
+        for name, size in (("batch", start), ("batch_g", config.train.batch_g or start)):
+            if group != "auto" and size < 2 * group:
+                yield (
+                    "bn.group",
+                    f"{group}: gradient noise is measured between BatchNorm groups, and train.{name} {size} "
+                    f"holds fewer than two; set bn.group={max(size // 2, 1)} or less",
+                )
+
+
+def _pair(table: list[tuple[int, int]]) -> str:
+    return f"{table[0][0]}:{table[0][1]}" if table else "empty"

@@ -3,7 +3,7 @@
 All of it is off by default, but for the loss, watching and the guard.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator
 
@@ -34,6 +34,34 @@ class StabiliseConfig(Section):
 
 class BatchConfig(Section):
     """How the batch grows (docs/batch.md). `train.batch` is what it starts with."""
+
+    schedule: Literal["fixed", "auto"] | dict[str, int] = free(
+        "fixed", "fixed; 0:256,5M:512,… by images seen; auto: as the gradient noise asks, never back"
+    )
+    maximum: int | None = free(None, "auto: largest batch; None: 16 times train.batch", ge=1)
+    apart: bool = free(False, "auto: D and G grow each by its own noise; False: together, by the larger")
+    share: float = free(1.0, "auto: the batch aimed at, as a share of the noise scale", gt=0)
+    hysteresis: float = free(0.25, "auto: grow only when this share more is wanted", ge=0)
+    dwell: float = free(0.05, "auto: least time between two growths, as a share of the duration", gt=0, le=1)
+    lr_power: float = free(0.0, "learning rates × (batch / train.batch) to this power", ge=0, le=1)
+    noise_every: int | None = free(
+        None, "steps between measurements of the gradient noise; None: 32 with auto, else never", ge=2
+    )
+    noise_half_life: float = free(
+        0.02, "share of the duration in which a measurement's weight in the mean halves", gt=0, le=1
+    )
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _table(cls, value: Any) -> Any:
+        if isinstance(value, str) and ":" in value:
+            value = dict(entry.split(":", 1) for entry in value.split(","))
+        if not isinstance(value, dict):
+            return value
+        table = {str(at).strip(): size for at, size in value.items()}
+        for at in table:
+            images(at, 1_000_000)
+        return table
 
 
 class PretrainConfig(Section):

@@ -24,13 +24,16 @@ class Sizes:
 
 
 def bn_group(config: Config) -> int:
-    """`bn.group`, or the largest common divisor of both batches up to 64."""
+    """`bn.group`, or the largest common divisor of both batches up to 64, of half of them where gradient
+    noise is measured.
+    """
     if config.bn.group != "auto":
         return config.bn.group
     batch, batch_g = config.train.batch, config.train.batch_g or config.train.batch
-    return max(
-        n for n in range(1, min(LARGEST_GROUP, batch, batch_g) + 1) if batch % n == 0 and batch_g % n == 0
-    )
+    # Gradient noise is measured between groups: there must be two.
+    measured = config.batch.schedule == "auto" or config.batch.noise_every is not None
+    most = min(LARGEST_GROUP, batch, batch_g) // (2 if measured else 1)
+    return max(n for n in range(1, max(most, 1) + 1) if batch % n == 0 and batch_g % n == 0)
 
 
 def resolve(config: Config, group: int, world: int) -> Sizes:

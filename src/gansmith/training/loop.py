@@ -23,9 +23,10 @@ from gansmith.errors import Diverged, Stopped
 from gansmith.hardware import peak_memory_gib, send
 from gansmith.models import spectral
 from gansmith.sampling import latents
-from gansmith.training import ema, memory, saving, schedule, scoring, watching
+from gansmith.training import ema, growth, memory, saving, schedule, scoring, watching
 from gansmith.training.distributed import World
 from gansmith.training.draws import Draws
+from gansmith.training.noise_scale import Measured, Parts
 from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
 from gansmith.training.precision import Precision
 from gansmith.training.profiling import Mark, unmarked
@@ -61,6 +62,7 @@ class Run:
     ema_half_life: int
     ema_start: int
     release: Rule
+    growth: growth.Rule
     scores: scoring.Scoring | None = None  # what eval.* asks for
     watch: watching.Watch | None = None  # what watch.* asks for
     averages: Averages = field(default_factory=Averages)
@@ -71,13 +73,15 @@ def train(run: Run, state: State) -> None:
     """Trains until `duration`. Raises Stopped (saved, resumable) or Diverged."""
     before = state.images_seen
     seen_at_status, last_status = before, (turned := time.monotonic())
-    reals = Reals(run, state.images_seen)
+    reals = Reals(run, before)
     try:
         while True:
             now = time.monotonic()
             state.seconds += now - turned
             turned = now
             _fade_in(run, state)
+            if growth.grow(run, state, before):
+                reals.begin(state.images_seen)
             done = state.images_seen >= run.duration
             stopping = run.world.any(run.stop.asked())
             # Due is what the last step passed a multiple of; at the end everything. No memory is needed.
@@ -140,8 +144,11 @@ def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
     while (seen := _accumulated(run, letter, state, reals)) is None:
         memory.shrink(run, letter)
         reals.begin(state.images_seen)
-    loss, scalars = seen
+    loss, scalars, parts = seen
     player.gradients.finish(run.world, player.scale)
+    if parts is not None:
+        now = parts.estimate(run.world, player.gradients.flat, player.scale.scale)
+        growth.note(run, state, letter, now)
     if settle := getattr(run.objective, "settle", None):
         settle(letter, _over_ranks(run.world, scalars))
 
@@ -164,7 +171,8 @@ def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
     return loss
 
 
-Seen = tuple[torch.Tensor, dict[str, torch.Tensor]]  # a phase's loss and scalars, means of this rank
+# A phase's loss and scalars, means of this rank; where its gradient noise is measured, what that left.
+Seen = tuple[torch.Tensor, dict[str, torch.Tensor], Measured | None]
 
 
 def _accumulated(run: Run, letter: str, state: State, reals: "Reals") -> Seen | None:
@@ -194,19 +202,26 @@ def _accumulate(run: Run, letter: str, state: State, reals: "Reals") -> Seen:
     micro_batches = _micro_batches_d(run, state, reals) if letter == "d" else _micro_batches_g(run, state)
     player.gradients.zero()
     losses, noted = [], []
+    parts = Parts(player.gradients) if growth.due(run.growth, player.turn) else None
+    if parts:
+        count = count * micro // run.bn_group
     run.mark("data")
     for micro_batch in micro_batches:
-        run.mark("loss")
-        with run.precision.autocast():
-            loss, scalars = run.objective(letter, state.G.net, state.D.net, micro_batch)
-        run.mark("D backward")
-        (loss * player.scale.share(count)).backward()
-        losses.append(loss.detach())
-        noted.append(scalars)
+        for each in micro_batch.split(run.bn_group) if parts else [micro_batch]:
+            run.mark("loss")
+            with run.precision.autocast():
+                loss, scalars = run.objective(letter, state.G.net, state.D.net, each)
+            run.mark("D backward")
+            (loss * player.scale.share(count)).backward()
+            losses.append(loss.detach())
+            noted.append(scalars)
+            if parts:
+                parts.note()
         run.mark("data")
+    measured = parts.measured(count, run.bn_group) if parts else None
     # Every micro-batch says the same things.
     scalars = {key: torch.stack([each[key].float() for each in noted]).mean(0) for key in noted[0]}
-    return torch.stack(losses).mean(), scalars
+    return torch.stack(losses).mean(), scalars, measured
 
 
 def _over_ranks(world: World, scalars: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -312,8 +327,11 @@ def _noise(run: Run, name: str, positions: np.ndarray) -> tuple[torch.Tensor, to
 
 def _set_learning_rates(run: Run, state: State) -> None:
     factor = schedule.factor(run.config, state.images_seen, len(run.dataset))
+    rule = run.growth
     lr_g = run.config.optim.lr_g * state.release.factor(run.release, state.images_seen)
-    for player, lr in ((state.G, lr_g), (state.D, run.config.optim.lr_d)):
+    lr_g *= growth.factor(rule, run.batch_g, rule.start_g)
+    lr_d = run.config.optim.lr_d * growth.factor(rule, run.batch, rule.start)
+    for player, lr in ((state.G, lr_g), (state.D, lr_d)):
         for group in player.optimizer.param_groups:
             group["lr"] = lr * factor
 
@@ -343,6 +361,8 @@ def _status(run: Run, state: State, rate: float, before: int) -> None:
         "lr_d": state.D.optimizer.param_groups[0]["lr"],
         "skipped": skipped or None,
         "batch": run.batch,
+        **({"batch_g": run.batch_g} if run.batch_g != run.batch else {}),
+        **growth.shown(run, state),
         **({"fade_alpha": state.G.net.alpha} if run.config.model.fade is not None else {}),
         "peak_gib": peak_memory_gib(run.world.device),
         "sigma0": {

@@ -175,7 +175,8 @@ def groups_are_shared(run: "Run", letter: str) -> bool:
 
 
 def _options(run: "Run", letter: str) -> list[int]:
-    batch = run.batch if letter == "d" else run.batch_g
+    # What cuts the batch at the start cuts every larger one: growth adds as much again.
+    batch = run.growth.start if letter == "d" else run.growth.start_g
     return batching.possible(batch, run.bn_group, run.world.size)
 
 

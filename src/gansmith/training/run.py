@@ -19,6 +19,7 @@ from gansmith.training import (
     announce,
     batching,
     grids,
+    growth,
     initial,
     memory,
     objectives,
@@ -174,7 +175,8 @@ def _ready(
         given = initial.networks(source, config, dataset, world, log)
     state = states.build(config, num_classes, group, order, world, chosen.dtype, given)
     objective = objectives.build(config, world.device)
-    state.memory = getattr(objective, "memory", {})
+    rule = growth.rule(config, len(dataset))
+    state.memory = getattr(objective, "memory", {}) | growth.memory(rule, world.device)
     if saved:
         states.restore(state, read_tensors(saved.path))
         states.restore_record(state, saved.record)
@@ -219,9 +221,12 @@ def _ready(
         ema_half_life=amount(config.ema.half_life),
         ema_start=images(config.ema.start, len(dataset)),
         release=release.rule(config, len(dataset)),
+        growth=rule,
     )
     tuning.apply(config, state, world.device, log)
     memory.settle(run, state, saved.record.get("micro_batch") if saved else None)
+    growth.check(run)
+    run.batch, run.batch_g = growth.sizes(rule, state.growth, state.images_seen)
     return run, state, held_out
 
 

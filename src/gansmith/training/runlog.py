@@ -35,6 +35,8 @@ COLUMNS = (
     ("σ0_D", "sigma0_d", "{:.1f}"),
     ("div", "diversity", "{:.2f}"),
     ("dup", "duplicates", "{:.0%}"),
+    ("B_D", "noise_scale_d", "{:,.0f}"),
+    ("B_G", "noise_scale_g", "{:,.0f}"),
     ("skipped", "skipped", "{:d}"),
     ("GiB", "peak_gib", "{:.1f}"),
 )

@@ -18,6 +18,7 @@ from gansmith.models import families, layers, normalization, spectral
 from gansmith.training import freezing, optimizers
 from gansmith.training.distributed import World
 from gansmith.training.gradients import FlatGradients
+from gansmith.training.growth import Growth
 from gansmith.training.objectives import import_function
 from gansmith.training.precision import LossScale
 from gansmith.training.release import Release, holds_at_start
@@ -51,6 +52,7 @@ class State:
     step: int = 0  # G steps
     seconds: float = 0.0  # spent in the loop, over all restarts
     release: Release = field(default_factory=Release)  # whether G stands still
+    growth: Growth = field(default_factory=Growth)  # of the batch
     memory: dict[str, torch.Tensor] = field(default_factory=dict)  # what losses remember
 
 
@@ -281,6 +283,7 @@ def record(state: State) -> dict[str, Any]:
         "scale_d": state.D.scale.state(),
         "order": state.order.to_json(),
         "release": asdict(state.release),
+        "growth": asdict(state.growth),
     }
 
 
@@ -294,3 +297,4 @@ def restore_record(state: State, saved: dict[str, Any]) -> None:
     state.G.scale.restore(saved["scale_g"])
     state.D.scale.restore(saved["scale_d"])
     state.release = Release(**saved.get("release", {}))
+    state.growth = Growth(**saved.get("growth", {}))

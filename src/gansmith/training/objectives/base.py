@@ -1,7 +1,7 @@
 """What an objective is, and what it is given. Knows no loss."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -24,6 +24,25 @@ class MicroBatch:
     real_y: torch.Tensor | None
     draws: Draws | None = None
     turn: int = 0
+
+    def split(self, images: int) -> list["MicroBatch"]:
+        """Parts of so many images each, in stream order."""
+
+        def cut(at: slice, tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor[at]
+
+        slices = [slice(start, start + images) for start in range(0, len(self.z), images)]
+        return [
+            MicroBatch(
+                self.z[at],
+                cut(at, self.y),
+                cut(at, self.real),
+                cut(at, self.real_y),
+                self.draws and replace(self.draws, positions=self.draws.positions[at]),
+                self.turn,
+            )
+            for at in slices
+        ]
 
 
 # (phase "d" | "g", G, D, micro-batch) → mean loss over the micro-batch, and detached scalars worth logging.

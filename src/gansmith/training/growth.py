@@ -1,0 +1,220 @@
+"""The batch as a function of the run: fixed, growing by a table of images, or as the gradient noise asks.
+
+Growth adds micro-batches to a phase. The stream goes on where it is, shapes stay, and everything with a
+memory counts images, so nothing else changes. `auto` only grows: a batch that has paid for a while is not
+given back for one quiet moment. Decisions fall at multiples of an amount of images from numbers that every
+rank has and every checkpoint holds, so a run that is stopped anywhere grows at the same image.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from gansmith.config import Config, images
+from gansmith.errors import UserError
+from gansmith.training import noise_scale
+
+if TYPE_CHECKING:
+    from gansmith.training.loop import Run
+    from gansmith.training.state import State
+
+LOOKS = 4  # at the noise per dwell
+FEWEST = 8  # measurements before the first growth
+LETTERS = ("d", "g")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`batch.*` in images. table: (from, batch), ascending; empty where the noise decides or nothing does."""
+
+    start: int
+    start_g: int
+    table: tuple[tuple[int, int], ...]
+    auto: bool
+    apart: bool
+    maximum: int
+    share: float
+    hysteresis: float
+    dwell: int
+    half_life: int
+    every: int | None  # optimizer steps between measurements; None: never
+    lr_power: float
+
+    @property
+    def measures(self) -> bool:
+        return self.every is not None
+
+
+@dataclass
+class Growth:
+    """Where the growth of a run stands: part of every checkpoint. Batches of D and of G phases, None where
+    they are as at the start; grown_at: images seen when each last grew.
+    """
+
+    batch: dict[str, int] = field(default_factory=dict)
+    grown_at: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LETTERS, 0))
+    measured: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LETTERS, 0))
+
+
+def rule(config: Config, epoch: int) -> Rule:
+    """epoch: images per epoch. Raises UserError for a growth beyond the data set."""
+    batch, start = config.batch, config.train.batch
+    start_g = config.train.batch_g or start
+    duration = images(config.train.duration, epoch)
+    auto = batch.schedule == "auto"
+    table = steps(batch.schedule, epoch)
+    maximum = batch.maximum or (MOST_BY_ITSELF * start if auto else start)
+    largest = max([maximum, *(size for _, size in table)])
+    if (auto or table) and largest > epoch:
+        asked = "batch.maximum" if auto else "batch.schedule"
+        raise UserError(
+            f"{asked}: a batch of {largest:,} is more than the {epoch:,} images there are; "
+            f"the largest that makes sense here is {epoch // start * start:,}."
+        )
+    return Rule(
+        start=start,
+        start_g=start_g,
+        table=table,
+        auto=auto,
+        apart=batch.apart,
+        maximum=maximum,
+        share=batch.share,
+        hysteresis=batch.hysteresis,
+        dwell=max(1, round(batch.dwell * duration)),
+        half_life=max(1, round(batch.noise_half_life * duration)),
+        every=batch.noise_every or (NOISE_EVERY if auto else None),
+        lr_power=batch.lr_power,
+    )
+
+
+MOST_BY_ITSELF = 16  # times the batch it starts with
+NOISE_EVERY = 32  # steps
+
+
+def steps(schedule: str | dict[str, int], epoch: int) -> tuple[tuple[int, int], ...]:
+    """A table of images → batch as ascending pairs; empty for `fixed` and `auto`."""
+    if isinstance(schedule, str):
+        return ()
+    return tuple(sorted((images(at, epoch), size) for at, size in schedule.items()))
+
+
+def sizes(rule: Rule, growth: Growth, images_seen: int) -> tuple[int, int]:
+    """The batches of D and of G phases for the step that begins at `images_seen`."""
+    if rule.table:
+        batch = [size for at, size in rule.table if at <= images_seen][-1]
+        return batch, rule.start_g * batch // rule.start
+    # A run that goes on with another train.batch keeps at least what it had grown to.
+    grown = [growth.batch.get(letter, 0) for letter in LETTERS]
+    starts = (rule.start, rule.start_g)
+    batch, batch_g = (max(-(-had // start), 1) * start for had, start in zip(grown, starts))
+    return batch, batch_g
+
+
+def factor(rule: Rule, batch: int, start: int) -> float:
+    """What a learning rate is multiplied by: (B / B at the start) to the power `batch.lr_power`."""
+    return (batch / start) ** rule.lr_power
+
+
+def decide(rule: Rule, growth: Growth, noise: dict[str, float | None], images_seen: int) -> dict[str, int]:
+    """The batches that grow now, by letter: B ← round_up(clip(share · noise, B, maximum)), at most doubled.
+
+    noise: the noise scale in images by letter, None where unknown. Records what it decides in `growth`.
+    """
+    now = dict(zip(LETTERS, sizes(rule, growth, images_seen)))
+    grown: dict[str, int] = {}
+    for letter in LETTERS if rule.apart else LETTERS[:1]:
+        known = [noise[letter]] if rule.apart else [noise[each] for each in LETTERS]
+        wanted = rule.share * max((scale for scale in known if scale is not None), default=0.0)
+        rested = images_seen - growth.grown_at[letter] >= rule.dwell
+        seen = min(growth.measured[each] for each in ([letter] if rule.apart else LETTERS)) >= FEWEST
+        if not (rested and seen and wanted >= (1 + rule.hysteresis) * now[letter]):
+            continue
+        start = rule.start if letter == "d" else rule.start_g
+        most = rule.maximum * start // rule.start
+        new = min(-(-min(wanted, 2 * now[letter]) // start) * start, most)
+        if new > now[letter]:
+            grown[letter] = int(new)
+            growth.grown_at[letter] = images_seen
+    if not rule.apart and "d" in grown:
+        grown["g"] = rule.start_g * grown["d"] // rule.start
+    growth.batch |= grown
+    return grown
+
+
+def memory(rule: Rule, device: torch.device) -> dict[str, torch.Tensor]:
+    """What the estimates remember, for the checkpoint: see `noise_scale.remember`."""
+    if not rule.measures:
+        return {}
+    return {f"noise_{letter}": torch.zeros(3, device=device) for letter in LETTERS}
+
+
+def due(rule: Rule, turn: int) -> bool:
+    """Whether this step of a network is measured: never one at which lazy penalties with the same period
+    act."""
+    return rule.every is not None and turn % rule.every == rule.every - 1
+
+
+def note(run: "Run", state: "State", letter: str, now: torch.Tensor) -> None:
+    """Takes an estimate into the memory; its weight is in images."""
+    assert run.growth.every is not None
+    passed = run.growth.every * run.batch * (1 if letter == "d" else run.config.optim.d_steps)
+    # Fewer measurements than this say little, however short the run.
+    half_life = max(run.growth.half_life, FEWEST * passed)
+    noise_scale.remember(state.memory[f"noise_{letter}"], now, 0.5 ** (passed / half_life))
+    state.growth.measured[letter] += 1
+
+
+def shown(run: "Run", state: "State") -> dict[str, float | None]:
+    """What a status row says: both noise scales in images."""
+    if not run.growth.measures:
+        return {}
+    return {f"noise_scale_{letter}": value for letter, value in noise(state).items()}
+
+
+def noise(state: "State") -> dict[str, float | None]:
+    """Both noise scales in images. Reads from the device."""
+    return {letter: noise_scale.scale(state.memory[f"noise_{letter}"]) for letter in LETTERS}
+
+
+def grow(run: "Run", state: "State", before: int) -> bool:
+    """Sets the batches of the steps from here on; says so where they are new. before: images seen when the
+    last step began. Returns whether D's batch changed: what was read ahead is then cut wrongly.
+
+    Comes before a checkpoint of the same moment, which thereby holds what was decided.
+    """
+    rule = run.growth
+    interval = max(1, rule.dwell // LOOKS)
+    if rule.auto and state.images_seen // interval != before // interval:
+        # Ranks on unlike devices may differ in the last bit; one of them decides.
+        decide(rule, state.growth, run.world.share(noise(state)), state.images_seen)
+    was = run.batch, run.batch_g
+    run.batch, run.batch_g = sizes(rule, state.growth, state.images_seen)
+    if (run.batch, run.batch_g) == was:
+        return False
+    why = noise(state) if rule.auto else {}
+    scales = {f"noise_scale_{letter}": value for letter, value in why.items()}
+    sizes_now = {"batch": run.batch, "batch_g": run.batch_g, "was": list(was)}
+    run.log.event("growth", images_seen=state.images_seen, **sizes_now, **scales)
+    asked = "".join(f", noise scale of {letter.upper()} {_amount(value)}" for letter, value in why.items())
+    run.log.say(
+        f"batch {was[0]} → {run.batch} (G: {was[1]} → {run.batch_g}) at {state.images_seen:,} images{asked}"
+    )
+    return run.batch != was[0]
+
+
+def _amount(scale: float | None) -> str:
+    return "unknown" if scale is None else f"{scale:,.0f}"
+
+
+def check(run: "Run") -> None:
+    """Raises UserError where gradient noise is to be measured and no process holds a whole BatchNorm
+    group.
+    """
+    micro, group = min(run.micro_batch, run.micro_batch_g), run.bn_group
+    if run.growth.measures and micro % group:
+        raise UserError(
+            f"gradient noise is measured between BatchNorm groups, and here {group // micro} processes share "
+            f"one of {group} (bn.group) in micro-batches of {micro}; set bn.group={micro} for a new run, or "
+            "batch.schedule=fixed."
+        )
