@@ -101,7 +101,7 @@ class Detector:
         if self.start is None:
             self.start = position
         self._note_broken(position, found)
-        counted = {name: found.pop(name) for name in ("skipped", "step") if name in found}
+        counted: dict[str, float] = {n: found.pop(n) for n in ("skipped", "step") if n in found}
         found |= signals.per_step(self.counted, counted)
         self.counted = counted
         self.rows.append({name: value for name, value in found.items() if value == value})
