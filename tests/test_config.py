@@ -123,7 +123,7 @@ def test_all_problems_are_reported_together_with_where_they_come_from(tmp_path: 
         ({"model.ch": 33}, "model.ch: must be even"),
         ({"model.conditional": False, "data.labels": "random"}, "random labels need model.conditional"),
         ({"data.balanced": True, "data.labels": "random"}, "balanced classes and random labels"),
-        ({"loss.objective": "hing"}, "loss.objective: 'hing' is unknown; choose hinge, or module:function"),
+        ({"loss.objective": "hing"}, "loss.objective: 'hing' is unknown; did you mean hinge"),
         ({"optim.schedule": "steps"}, "schedule: steps needs schedule_steps, e.g. {10M: 0.5, 15M: 0.25}"),
         ({"train.micro_batch": 0}, "train.micro_batch: must be at least 1 or auto, not 0"),
         ({"log.status_every": 0}, "log.status_every: must be at least one image"),

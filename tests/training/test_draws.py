@@ -53,7 +53,7 @@ class Remembering:
             f"turn_{phase}": mark * 0 + micro.turn,
         }
 
-    def settle(self, phase, means):
+    def settle(self, phase, means, batch):
         self.told.append((phase, float(means[f"mark_{phase}"])))
         self.memory["seen"].lerp_(means[f"mark_{phase}"], 0.25)
 

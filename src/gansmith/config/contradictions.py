@@ -6,6 +6,7 @@ Problems of one field are the business of its type (schema.py, stability.py).
 import math
 from collections.abc import Iterator
 
+from gansmith.config import losses
 from gansmith.config.fields import images
 from gansmith.config.schema import Config, ModelConfig
 
@@ -55,8 +56,7 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.labels", "random labels need model.conditional: true"
     if config.data.balanced and config.data.labels == "random":
         yield "data.balanced", "balanced classes and random labels exclude each other"
-    if config.loss.objective != "hinge" and ":" not in config.loss.objective:
-        yield "loss.objective", f"{config.loss.objective!r} is unknown; choose hinge, or module:function"
+    yield from losses.contradictions(config)
     if model.discriminator is not None and ":" not in model.discriminator:
         yield "model.discriminator", f"{model.discriminator!r} must be module:function"
     if config.init.source is None:

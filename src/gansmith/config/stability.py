@@ -9,19 +9,76 @@ from pydantic import field_validator
 
 from gansmith.config.fields import Section, free, identity, images
 
+# What training/objectives/ has; their formulas are there and in docs/regularisers.md.
+LOSSES = (
+    "hinge", "non_saturating", "wasserstein", "least_squares", "least_squares_01", "relativistic",
+)  # fmt: skip
+Transform = Literal["flip", "color", "translation", "cutout"]
+Family = Literal["blit", "geometry", "color"]
+
+
+def _words(value: Any) -> Any:
+    """`a,b` as a list of names."""
+    return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
+
 
 class LossConfig(Section):
-    objective: str = identity("hinge", "hinge, or your own: module:function (docs/objectives.md)")
+    objective: str = identity(
+        "hinge", f"{', '.join(LOSSES)}, or your own: module:function (docs/objectives.md)"
+    )
     ortho_g: float = identity(0.0, "orthogonal regularisation of G (BigGAN 3.1: 1e-4)", ge=0)
     ortho_d: float = identity(0.0, "orthogonal regularisation of D", ge=0)
 
 
 class PenaltyConfig(Section):
-    """Terms added to a loss (docs/regularisers.md)."""
+    """Terms added to D's loss or gradient (docs/regularisers.md). None is off; 0 measures and logs."""
+
+    r1: float | None = identity(None, "γ of γ/2·E‖∇D(x)‖² on reals", ge=0)
+    r1_every: int = identity(1, "D steps between R1s, each times as strong", ge=1)
+    r2: float | None = identity(None, "γ of γ/2·E‖∇D(G(z))‖² on fakes", ge=0)
+    r2_every: int = identity(1, "D steps between R2s, each times as strong", ge=1)
+    method: Literal["exact", "finite"] = identity(
+        "exact", "R1 and R2 by a double backward, or by ((D(x + εn) − D(x))/ε)², n ~ N(0, I)"
+    )
+    epsilon: float = identity(0.01, "ε of finite differences", gt=0)
+    gradient_penalty: float | None = identity(
+        None, "λ of λ·E[(‖∇D(x̂)‖ − 1)²] between reals and fakes (WGAN-GP: 10)", ge=0
+    )
+    lecam: float | None = identity(None, "λ of LeCam regularisation (0.3 for CIFAR)", ge=0)
+    lecam_decay: float = identity(0.99, "decay of LeCam's averages of D's logits, per D step", gt=0, lt=1)
+    consistency_real: float | None = identity(None, "λ of λ·E[(D(x) − D(T(x)))²] (bCR: 10)", ge=0)
+    consistency_fake: float | None = identity(None, "λ of the same on fakes (bCR: 10)", ge=0)
+    consistency_transforms: tuple[Transform, ...] = identity(("flip", "translation"), "what T does")
+    l2_d: float | None = identity(None, "λ of λ/2·ΣW² over D's convolutions and linear layers", ge=0)
+    sigma_d: float | None = identity(None, "β of β·Σ(σ0 − sigma_target)² over D's layers", ge=0)
+    sigma_g: float | None = identity(None, "β of the same over G's layers (BigGAN 4.1)", ge=0)
+    sigma_target: float = identity(1.0, "what σ0 is drawn to", gt=0)
+
+    _list = field_validator("consistency_transforms", mode="before")(_words)
 
 
 class AugmentConfig(Section):
     """Differentiable augmentation of what D sees (docs/regularisers.md)."""
+
+    diffaugment: tuple[Transform, ...] = identity(
+        (), "DiffAugment, always on: of color, translation, cutout, flip"
+    )
+    ada_target: float | None = identity(None, "ADA: E[sign D(x)] that p is adapted to (0.6)", gt=-1, lt=1)
+    ada_every: int = identity(4, "D steps between changes of p", ge=1)
+    ada_images: str | int = identity("500k", "images in which p can go from 0 to 1")
+    ada_start_p: float = identity(0.0, "p at the beginning", ge=0, le=1)
+    ada_transforms: tuple[Family, ...] = identity(
+        ("blit", "geometry", "color"), "kinds of transformations, each of several"
+    )
+
+    _lists = field_validator("diffaugment", "ada_transforms", mode="before")(_words)
+
+    @field_validator("ada_images")
+    @classmethod
+    def _amount(cls, value: str | int) -> str | int:
+        if str(value).strip().endswith("ep") or images(value, 1) < 1:
+            raise ValueError("write a number of images such as 500k")
+        return value
 
 
 class HeadConfig(Section):

@@ -6,7 +6,7 @@ the result is the same and the work a quarter.
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -118,11 +118,12 @@ class Attention(nn.Module):
     """Self-attention of SAGAN as BigGAN has it: keys and values 2×2 max-pooled, no scaling, gated by gamma
     (from 0).
 
-    fused: never hold all weights at once; None: on CUDA. The fused kernels differentiate once; a penalty on
-    gradients needs them off, or `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around its forward.
+    fused: never hold all weights at once; None: on CUDA. The fused kernels differentiate once: a penalty on
+    gradients runs its forward inside `explicit_attention()`.
     """
 
     fused: bool | None = None
+    explicit = False  # of all attention, for a while
 
     def __init__(self, channels: int, sn_eps: float | None) -> None:
         super().__init__()
@@ -137,7 +138,8 @@ class Attention(nn.Module):
         query = self.theta(x).flatten(2)  # (N, C/8, HW)
         key = F.max_pool2d(self.phi(x), 2).flatten(2)  # (N, C/8, HW/4)
         value = F.max_pool2d(self.g(x), 2).flatten(2)  # (N, C/2, HW/4)
-        if x.device.type == "cuda" if self.fused is None else self.fused:
+        fused = x.device.type == "cuda" if self.fused is None else self.fused
+        if fused and not self.explicit:
             q, k, v = (part.transpose(1, 2).unsqueeze(1) for part in (query, key, value))  # (N, 1, HW, C)
             seen = F.scaled_dot_product_attention(q, k, v, scale=1.0).squeeze(1).transpose(1, 2)
         else:
@@ -147,6 +149,16 @@ class Attention(nn.Module):
         if x.is_contiguous(memory_format=torch.channels_last):
             seen = seen.contiguous(memory_format=torch.channels_last)
         return torch.addcmul(x, self.gamma.to(x.dtype), self.o(seen).to(x.dtype))
+
+
+@contextlib.contextmanager
+def explicit_attention() -> Iterator[None]:
+    """Inside, attention holds all its weights whatever `fused` says, and can be differentiated twice."""
+    before, Attention.explicit = Attention.explicit, True
+    try:
+        yield
+    finally:
+        Attention.explicit = before
 
 
 MakeNorm = Callable[[int], BatchNorm]

@@ -21,6 +21,7 @@ from gansmith.models.layers import (
     DeepGeneratorBlock,
     DiscriminatorBlock,
     GeneratorBlock,
+    explicit_attention,
 )
 
 BLOCKS = (
@@ -50,4 +51,6 @@ def _recomputed(block: Any, forward: Callable[..., Tensor], resolution: int, x: 
     side = x.shape[-1] * (2 if isinstance(block, GeneratorBlock) or getattr(block, "up", False) else 1)
     if side < resolution or not (block.training and torch.is_grad_enabled()):
         return forward(block, x, *more)
+    if Attention.explicit:  # the backward, which calls this again, comes when that has ended
+        forward = explicit_attention()(forward)
     return checkpoint(forward, block, x, *more, use_reentrant=False, preserve_rng_state=False)

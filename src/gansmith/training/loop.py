@@ -27,7 +27,12 @@ from gansmith.training import ema, growth, memory, saving, schedule, scoring, wa
 from gansmith.training.distributed import World
 from gansmith.training.draws import Draws
 from gansmith.training.noise_scale import Measured, Parts
-from gansmith.training.objectives import MicroBatch, Objective, add_orthogonal_gradient
+from gansmith.training.objectives import (
+    MicroBatch,
+    Objective,
+    add_orthogonal_gradient,
+    add_weight_gradients,
+)
 from gansmith.training.precision import Precision
 from gansmith.training.profiling import Mark, unmarked
 from gansmith.training.release import Rule
@@ -150,12 +155,13 @@ def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
         now = parts.estimate(run.world, player.gradients.flat, player.scale.scale)
         growth.note(run, state, letter, now)
     if settle := getattr(run.objective, "settle", None):
-        settle(letter, _over_ranks(run.world, scalars))
+        settle(letter, _over_ranks(run.world, scalars), run.batch if letter == "d" else run.batch_g)
 
     run.mark("regularisation")
     strength = run.config.loss.ortho_d if letter == "d" else run.config.loss.ortho_g
     if strength:
         add_orthogonal_gradient(player.net, strength)
+    run.averages.add(add_weight_gradients(player.net, letter, run.config))
     run.mark("optimizer")
     norm = player.gradients.norm()  # of the reduced sum: finite on one rank means finite on all
     finite = norm.isfinite()

@@ -6,6 +6,7 @@ The total batch, the stream and the BatchNorm groups never change; only how many
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from gansmith import hardware
@@ -14,6 +15,7 @@ from gansmith.errors import UserError
 from gansmith.models import spectral
 from gansmith.training import batching
 from gansmith.training import state as states
+from gansmith.training.draws import Draws
 from gansmith.training.objectives import MicroBatch
 
 if TYPE_CHECKING:
@@ -200,7 +202,8 @@ def _blank(run: "Run", letter: str, count: int, device: torch.device) -> MicroBa
     if real is not None and run.config.train.channels_last:
         real = real.contiguous(memory_format=torch.channels_last)
     z = torch.randn(count, model.dim_z, device=device)
-    return MicroBatch(z, y, real, y if real is not None else None)
+    draws = Draws(0, letter, np.arange(count), device)
+    return MicroBatch(z, y, real, y if real is not None else None, draws)
 
 
 def _needs_reals(run: "Run") -> bool:

@@ -1,21 +1,24 @@
 """Losses and regularisers as small pure functions.
 
-An *objective* maps one micro-batch of a phase to a loss. The hinge loss of BigGAN is one; a user's own is any
-function of the same signature, named `module:function` in the configuration (docs/objectives.md).
+An *objective* maps one micro-batch of a phase to a loss. The hinge loss of BigGAN is one; a loss with what
+the configuration adds to it is another (docs/regularisers.md); a user's own is any function of the same
+signature, named `module:function` (docs/objectives.md).
 """
 
 import torch
 
 from gansmith.config import Config
 from gansmith.training.objectives.base import MicroBatch, Objective
+from gansmith.training.objectives.biggan import hinge
+from gansmith.training.objectives.composed import Composed, asked
 from gansmith.training.objectives.importing import import_function
-from gansmith.training.objectives.losses import hinge
-from gansmith.training.objectives.weights import add_orthogonal_gradient
+from gansmith.training.objectives.weights import add_orthogonal_gradient, add_weight_gradients
 
 __all__ = [
     "MicroBatch",
     "Objective",
     "add_orthogonal_gradient",
+    "add_weight_gradients",
     "build",
     "find",
     "hinge",
@@ -25,7 +28,7 @@ __all__ = [
 
 def build(config: Config, device: torch.device) -> Objective:
     """The objective that a configuration asks for, its memory on the device. Raises UserError."""
-    return find(config.loss.objective)
+    return Composed(config, device) if asked(config) else find(config.loss.objective)
 
 
 def find(name: str) -> Objective:

@@ -49,5 +49,6 @@ class MicroBatch:
 # Attributes it may have:
 #   needs_reals_in_g  True: G phases get the reals that D was shown last
 #   memory            name → tensor on the device: saved with the run, restored in place
-#   settle            (phase, scalars averaged over the whole batch) → None: once per phase, before the step
+#   settle            (phase, scalars averaged over the whole batch, images in it) → None: once per phase,
+#                     before the step
 Objective = Callable[[str, nn.Module, nn.Module, MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
