@@ -9,12 +9,14 @@ import torch
 
 from gansmith import config as configuration
 from gansmith.errors import UserError
+from gansmith.models.normalization import BatchNorm
 from gansmith.training import grids, loop, saving, watching
 from gansmith.training.run import train as run_training
 from tests.training.conftest import TINY
 from tests.training.ranks import train
 from tests.training.reading import events, networks
 
+OLDER = {"model.attention_g": [], "model.attention_d": [], "model.skip_z": False, "model.shared_dim": 0}
 SIGNALS = {
     "diversity", "effective_rank", "duplicates", "sigma_ratio_g", "sigma_ratio_d", "d_gap", "d_held_out",
     "sigma1", "sigma2", "diversity_class", "diversity_class_min",
@@ -150,6 +152,15 @@ def test_a_discriminator_without_features_or_logits_is_looked_at_as_far_as_it_go
     row = watching.look(run, state)
     assert row["diversity"] > 0
     assert "d_gap" not in row
+
+
+def test_a_discriminator_with_batch_norm_judges_groups_of_the_same_classes(still):
+    run, state = still({"model.family": "dcgan", "bn.group": 8, "train.micro_batch": 8} | OLDER)
+    assert run.watch.real.labels.tolist() == run.watch.labels.tolist() == 6 * [0, 1, 2]
+    row = watching.look(run, state)
+    assert row["diversity"] > 0
+    assert row["d_gap"] != 0
+    assert {m.group for m in state.D.net.modules() if isinstance(m, BatchNorm)} == {8}
 
 
 def test_what_is_not_a_number_is_none(still):

@@ -111,7 +111,7 @@ def ready(run: "Run", state: "State", held_out: Dataset | None) -> Watch | None:
         one = slice(0, 1)
         watch.features = _features(run, state, _images(state, watch.real, one)).shape[1]
         answer = state.D.net.forward(_images(state, watch.real, one), _labels(run, watch.real.labels[one]))
-        if not (isinstance(answer, Tensor) and answer.shape == (1,)):
+        if not (isinstance(answer, Tensor) and answer.numel() == 1):
             watch.held_out = None  # a D of the user's own that answers with something else than logits
     return watch
 
@@ -204,11 +204,12 @@ def _pictures(run: "Run", dataset: Dataset, labels: np.ndarray, labelled: bool) 
     if labelled:
         ids = {info.name: info.id for info in run.dataset.classes}
         own = np.array([ids.get(info.name, -1) for info in dataset.classes])[dataset.labels]
-        members = [
-            _spread(np.flatnonzero(own == c), count)
+        waiting = {
+            c: iter(_spread(np.flatnonzero(own == c), count))
             for c, count in zip(*np.unique(labels, return_counts=True))
-        ]
-        rows = np.concatenate(members)
+        }
+        # In the order of the labels: a D with BatchNorm sees classes mixed as they are among the fakes.
+        rows = np.array([row for c in labels if (row := next(waiting[c], None)) is not None], np.int64)
         labels = own[rows]
     else:
         rows = _spread(np.arange(len(dataset)), len(labels))
@@ -253,10 +254,9 @@ def _answers(run: "Run", state: "State", pictures: Pictures) -> Tensor:
     """What D says of them, (N,)."""
 
     def of(part: slice) -> Tensor:
+        images, labels = _images(state, pictures, part), _labels(run, pictures.labels[part])
         with run.precision.autocast():
-            return state.D.net.forward(_images(state, pictures, part), _labels(run, pictures.labels[part]))[
-                :, None
-            ]
+            return state.D.net.forward(images, labels).view(-1, 1)
 
     return _gathered(run, len(pictures), 1, of).flatten()
 
@@ -267,13 +267,13 @@ def _answers(run: "Run", state: "State", pictures: Pictures) -> Tensor:
 
 @contextmanager
 def _undisturbed(run: "Run", state: "State") -> Iterator[None]:
-    """G in training mode, whole BatchNorm groups on this process; D in eval mode; random draws of its own.
+    """G in training mode, D in eval mode, whole BatchNorm groups on this process; random draws of their own.
 
     Networks are called by `forward`, beside their compiled form, whose shapes these are not.
     """
     nets, device = (state.G.net, state.D.net), run.world.device
     modes = [(module, module.training) for net in nets for module in net.modules()]
-    norms = [(norm, norm.group) for norm in state.G.net.modules() if isinstance(norm, BatchNorm)]
+    norms = [(module, module.group) for module, _ in modes if isinstance(module, BatchNorm)]
     draws = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
     with torch.random.fork_rng(**draws):
         torch.manual_seed(0)
