@@ -12,7 +12,7 @@ from torch import nn
 from gansmith.models import spectral
 from gansmith.models.biggan import Discriminator, Generator
 
-SETTINGS = {"resolution": 32, "num_classes": 4, "ch": 4, "attention": (), "init": "n02"}
+SETTINGS = {"num_classes": 4, "attention": (), "init": "n02"}
 
 
 @pytest.fixture
@@ -39,21 +39,27 @@ def gradients_agree(ours: nn.Module, plain: nn.Module) -> None:
         assert error <= 1e-6 * max(float(theirs[name].grad.abs().max()), 0.1 * largest), name
 
 
+@pytest.mark.parametrize(("resolution", "ch"), [(32, 4), (64, 1)])
 def test_losses_and_gradients_of_a_step_are_those_of_a_power_iteration_in_every_forward(
-    plain: ModuleType,
+    plain: ModuleType, resolution: int, ch: int
 ) -> None:
     """With converged vectors one more iteration changes nothing, so both must agree to rounding."""
-    G, D = Generator(dim_z=8, shared_dim=0, skip_z=False, **SETTINGS), Discriminator(**SETTINGS)
+    size = {"resolution": resolution, "ch": ch}
+    G, D = (
+        Generator(dim_z=8, shared_dim=0, skip_z=False, **SETTINGS, **size),
+        Discriminator(**SETTINGS, **size),
+    )
     for net in (G, D):
         for p in net.parameters():
             nn.init.normal_(p, std=0.1)
         spectral.converge(net.double(), tolerance=1e-8, max_iterations=10_000)
-    plain_g = plain.Generator(num_classes=4, ch=4, dim_z=8)
-    plain_d = plain.Discriminator(num_classes=4, ch=4)
+    plain_g = plain.Generator(num_classes=4, dim_z=8, **size)
+    plain_d = plain.Discriminator(num_classes=4, **size)
     copy_weights(G, plain_g.double())
     copy_weights(D, plain_d.double())
 
-    z, y, real = torch.randn(8, 8).double(), torch.arange(8) % 4, torch.rand(8, 3, 32, 32).double() * 2 - 1
+    z, y, real = torch.randn(8, 8).double(), torch.arange(8) % 4, torch.rand(8, 3, resolution, resolution)
+    real = real.double() * 2 - 1
     images, expected = G(z, y), plain_g(z, y)
     torch.testing.assert_close(images, expected, atol=1e-7, rtol=0)
     for net_g, net_d in ((G, D), (plain_g, plain_d)):
