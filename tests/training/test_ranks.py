@@ -37,10 +37,10 @@ def in_float64():
     """Networks, Adam, average and collectives in double precision: what comes in is made wide, and the
     program nowhere narrows what is."""
     from gansmith.sampling import latents
-    from gansmith.training import grids, loop
+    from gansmith.training import grids, micro_batches
 
     torch.set_default_dtype(torch.float64)
-    stream, from_seeds, to_device = latents.stream, latents.from_seeds, loop.to_device
+    stream, from_seeds, to_device = latents.stream, latents.from_seeds, micro_batches.to_device
 
     def wide_stream(*arguments, **settings):
         z, y = stream(*arguments, **settings)
@@ -48,7 +48,7 @@ def in_float64():
 
     latents.stream = wide_stream
     latents.from_seeds = lambda *arguments, **settings: from_seeds(*arguments, **settings).double()
-    loop.to_device = lambda images, device: to_device(images, device).double()
+    micro_batches.to_device = lambda images, device: to_device(images, device).double()
     grids.draw_interpolation = lambda *arguments: None
 
 

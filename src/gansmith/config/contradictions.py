@@ -6,7 +6,7 @@ Problems of one field are the business of its type (schema.py, stability.py).
 import math
 from collections.abc import Iterator
 
-from gansmith.config import losses
+from gansmith.config import losses, stabilisers
 from gansmith.config.fields import images
 from gansmith.config.schema import Config, ModelConfig
 
@@ -72,6 +72,7 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
     ):
         if isinstance(value, int) and value < 1:
             yield path, f"must be at least 1 or auto, not {value}"
+    yield from stabilisers.contradictions(config)
 
 
 def _of_older_families(config: Config) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,8 @@
 All of it is off by default, but for the loss, watching and the guard.
 """
 
+import math
+import re
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -20,6 +22,23 @@ Family = Literal["blit", "geometry", "color"]
 def _words(value: Any) -> Any:
     """`a,b` as a list of names."""
     return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
+
+
+Level = float | str | None
+
+
+def level(value: float | str) -> tuple[float, bool]:
+    """0.2 → (0.2, False); `0.5x` → (0.5, True), a multiple. Raises ValueError for other text."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*x\s*", str(value))
+    if match:
+        return float(match[1]), True
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError("write a number such as 0.2, or a multiple such as 0.5x")
+    return number, False
 
 
 class LossConfig(Section):
@@ -86,7 +105,48 @@ class HeadConfig(Section):
 
 
 class StabiliseConfig(Section):
-    """What acts on the whole batch's loss, or on weights after a step."""
+    """What acts on the whole batch's loss, or on weights after a step (docs/stabilisers.md).
+
+    A level is a number, or `0.5x`: so many times the running mean of the loss.
+    """
+
+    flood_d: Level = identity(
+        None, "b of L_D ← |L_D − b| + b, e.g. 0.20; 0.5x: relative; None: off, 0 is not"
+    )
+    flood_g: Level = identity(None, "the same of G, e.g. 0.05")
+    stop_d: Level = identity(None, "leave D out of steps in which L_D is at most this, e.g. 0.20")
+    stop_g: Level = identity(None, "leave G out of steps in which L_D is at least this, e.g. 1.50")
+    baseline: str | int = identity("100k", "half-life in images of the running mean of a relative level")
+    gate_d: float | None = identity(None, "leave D out while its accuracy on the batch is above this")
+    gate_g: float | None = identity(None, "leave G out while D's accuracy on the batch is below this")
+    critic_plateau: float | None = identity(
+        None, "a step's D phases end once L_D falls by less than this; optim.d_steps are the most", ge=0
+    )
+    clip_weights: float | None = identity(None, "D's weights stay in [−c, c] (WGAN: 0.01)", gt=0)
+    clamp_d: Level = identity(None, "largest σ0 of D's weights; 0.95x: so many times their σ1 (BigGAN 4.1)")
+    clamp_g: Level = identity(None, "the same of G")
+
+    @field_validator("clamp_d", "clamp_g")
+    @classmethod
+    def _positive(cls, value: float | str | None) -> float | str | None:
+        if value is not None and level(value)[0] <= 0:
+            raise ValueError("a singular value is clamped to more than 0")
+        return value
+
+    @field_validator("flood_d", "flood_g", "stop_d", "stop_g", "clamp_d", "clamp_g")
+    @classmethod
+    def _level(cls, value: float | str | None) -> float | str | None:
+        if value is None:
+            return None
+        number, relative = level(value)
+        return value if relative else number
+
+    @field_validator("baseline")
+    @classmethod
+    def _amount(cls, value: str | int) -> str | int:
+        if images(value, 1_000_000) < 1:
+            raise ValueError("a running mean needs at least one image")
+        return value
 
 
 class BatchConfig(Section):

@@ -2,8 +2,8 @@
 
 Block subspace iteration with Rayleigh-Ritz (Halko, Martinsson and Tropp 2011, algorithm 4.4): a few right
 vectors per layer are kept from one question to the next, and as weights move little in between, an iteration
-or two bring them up to date. Nothing here is part of a network or of a checkpoint: a block starts from a
-fixed draw of its own, and touches neither random state nor weights.
+or two bring them up to date. Nothing here is part of a network: a block starts from a fixed draw of its own,
+and touches neither random state nor weights.
 
 The device only multiplies, reading every weight twice per iteration; the factorisations of a few columns are
 done on the host, all layers in one transfer. This module knows no layer and no network.
@@ -49,6 +49,9 @@ class Spectra:
     weights: (name, tensor); read at every `advance`, so they must stay where they are. From the cold start
     the values are right to 2 % of σ0 (the top of a dense cluster), mostly to 0.1 % and, where the largest
     stand apart, to 0.001 %; with every further iteration they rise towards the true ones.
+
+    blocks: the right vectors that are kept, a tensor per layer, changed in place. warm: whether they have
+    been brought up from the cold; to be set where the blocks of an earlier run are put back.
     """
 
     WARM = 24  # iterations from the cold start
@@ -58,7 +61,8 @@ class Spectra:
         flat = [weight.flatten(1) for _, weight in weights]
         self._turned = [W.shape[0] > W.shape[1] for W in flat]  # the short side is factorised
         self._matrices = [W.t() if turned else W for W, turned in zip(flat, self._turned)]
-        self._blocks = [_start(A, COUNT + EXTRA) for A in self._matrices]
+        self.blocks = [_start(A, COUNT + EXTRA) for A in self._matrices]
+        self.warm = False
         self._bases: list[Tensor] = []
         self._values: list[Tensor] = []
 
@@ -68,11 +72,12 @@ class Spectra:
 
         A weight that is not finite has values that are not, and leaves its block as it was.
         """
-        for _ in range(iterations if self._values else max(iterations, self.WARM)):
+        for _ in range(iterations if self.warm else max(iterations, self.WARM)):
             self._iterate()
+        self.warm = True
 
     def _iterate(self) -> None:
-        images = [A @ block.t() for A, block in zip(self._matrices, self._blocks)]
+        images = [A @ block.t() for A, block in zip(self._matrices, self.blocks)]
         bases = _back([torch.linalg.qr(image)[0] for image in _on_host(images)], images)
         shadows = [base.t() @ A for base, A in zip(bases, self._matrices)]
         grams = [shadow @ shadow.t() for shadow in shadows]
@@ -83,7 +88,7 @@ class Spectra:
         self._values = [torch.linalg.vector_norm(row, dim=1) for row in rows]
         for i, (row, values) in enumerate(zip(rows, self._values)):
             block = torch.where(values > 0, row.t() / values, 0.0).t()
-            self._blocks[i] = torch.where(values.isfinite().all(), block, self._blocks[i])
+            self.blocks[i].copy_(torch.where(values.isfinite().all(), block, self.blocks[i]))
 
     def values(self) -> Tensor:
         """σ0, σ1, … of every layer, (layers, COUNT), on the weights' device; 0 beyond a layer's rank."""
@@ -93,7 +98,7 @@ class Spectra:
         """The triples of every layer by name."""
         found = {}
         for name, turned, base, values, block in zip(
-            self.names, self._turned, self._bases, self._values, self._blocks
+            self.names, self._turned, self._bases, self._values, self.blocks
         ):
             left, right = base.t()[:COUNT], block[:COUNT]
             u, v = (right, left) if turned else (left, right)
@@ -107,7 +112,7 @@ class Spectra:
         Another pass over all weights. Each σ lies that close, relative to σ0, to a singular value.
         """
         worst = []
-        for A, base, values, block in zip(self._matrices, self._bases, self._values, self._blocks):
+        for A, base, values, block in zip(self._matrices, self._bases, self._values, self.blocks):
             gap = A @ block[:COUNT].t() - (base * values)[:, :COUNT]
             largest = torch.linalg.vector_norm(gap, dim=0).max()
             worst.append(torch.where(values[0] > 0, largest / values[0], 0.0))

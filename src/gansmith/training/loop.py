@@ -6,37 +6,29 @@ everything.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gansmith import hardware
 from gansmith.config import Config
-from gansmith.data.feed import Feed, to_device
-from gansmith.data.order import slices
+from gansmith.data.feed import Feed
 from gansmith.data.shards import Dataset
 from gansmith.errors import Diverged, Stopped
-from gansmith.hardware import peak_memory_gib, send
+from gansmith.hardware import peak_memory_gib
 from gansmith.models import spectral
-from gansmith.sampling import latents
-from gansmith.training import ema, growth, memory, saving, schedule, scoring, watching
+from gansmith.training import ema, growth, memory, saving, schedule, scoring, stabilising, watching
 from gansmith.training.distributed import World
-from gansmith.training.draws import Draws
+from gansmith.training.micro_batches import Reals, of_d, of_g
 from gansmith.training.noise_scale import Measured, Parts
-from gansmith.training.objectives import (
-    MicroBatch,
-    Objective,
-    add_orthogonal_gradient,
-    add_weight_gradients,
-)
+from gansmith.training.objectives import Objective, add_orthogonal_gradient, add_weight_gradients
 from gansmith.training.precision import Precision
 from gansmith.training.profiling import Mark, unmarked
 from gansmith.training.release import Rule
 from gansmith.training.runlog import Averages, RunLog
+from gansmith.training.stabilising import Stabiliser
 from gansmith.training.state import State
 from gansmith.training.stopping import StopRequest
 
@@ -68,6 +60,7 @@ class Run:
     ema_start: int
     release: Rule
     growth: growth.Rule
+    stabiliser: Stabiliser | None = None  # what stabilise.* asks for
     scores: scoring.Scoring | None = None  # what eval.* asks for
     watch: watching.Watch | None = None  # what watch.* asks for
     averages: Averages = field(default_factory=Averages)
@@ -114,10 +107,7 @@ def train(run: Run, state: State) -> None:
             run.mark("step")
             before = state.images_seen
             _set_learning_rates(run, state)
-            for _ in range(run.config.optim.d_steps):
-                loss = _phase(run, "d", state, reals)
-                state.images_seen += run.batch
-                _release(run, state, loss)
+            _phases_of_d(run, state, reals)
             if state.release.holds:  # a new D first learns to judge a G that stands still, average and all
                 continue
             _phase(run, "g", state, reals)
@@ -138,7 +128,23 @@ def train(run: Run, state: State) -> None:
         reals.close()
 
 
-def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
+def _phases_of_d(run: Run, state: State, reals: Reals) -> None:
+    """`d_steps` of them; fewer where D's loss is to stop falling, and has: the host then waits for it."""
+    losses: list[float] = []
+    tolerance = run.config.stabilise.critic_plateau
+    for _ in range(run.config.optim.d_steps):
+        loss = _phase(run, "d", state, reals)
+        state.images_seen += run.batch
+        _release(run, state, loss)
+        if tolerance is not None:
+            losses.append(_over_ranks(run.world, {"loss": loss})["loss"].item())
+            if stabilising.settled(losses, tolerance):
+                break
+    if losses:
+        run.averages.add({"d_phases": loss.new_tensor(len(losses))})
+
+
+def _phase(run: Run, letter: str, state: State, reals: Reals) -> torch.Tensor:
     """One optimizer step of one network, the other one frozen. Returns this rank's mean loss."""
     player, other = (state.D, state.G) if letter == "d" else (state.G, state.D)
     spectral.set_trainable(player.net, True)
@@ -154,8 +160,14 @@ def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
     if parts is not None:
         now = parts.estimate(run.world, player.gradients.flat, player.scale.scale)
         growth.note(run, state, letter, now)
-    if settle := getattr(run.objective, "settle", None):
-        settle(letter, _over_ranks(run.world, scalars), run.batch if letter == "d" else run.batch_g)
+    settle, take = getattr(run.objective, "settle", None), None
+    size = run.batch if letter == "d" else run.batch_g
+    if settle or run.stabiliser:
+        means = _over_ranks(run.world, scalars | {"loss": loss.float()})
+    if settle:
+        settle(letter, means, size)
+    if run.stabiliser:
+        take = run.stabiliser.act(letter, player.gradients.flat, means, size, run.averages)
 
     run.mark("regularisation")
     strength = run.config.loss.ortho_d if letter == "d" else run.config.loss.ortho_g
@@ -166,9 +178,12 @@ def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
     norm = player.gradients.norm()  # of the reduced sum: finite on one rank means finite on all
     finite = norm.isfinite()
     player.scale.update(finite)
-    # The device itself leaves out a step that is not finite; the host learns of it in `_check`.
-    player.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    # The device itself leaves out a step that is not finite, or not to be; the host learns of it in `_check`.
+    left_out = ~finite if take is None else ~(finite & take)
+    player.optimizer.found_inf = left_out.float()  # type: ignore[attr-defined]
     player.optimizer.step()
+    if run.stabiliser:
+        run.stabiliser.after_step(letter, player.net, run.averages)
     run.mark("spectral norm")
     spectral.refresh(player.net, run.config.spectral.iterations)
     run.mark("logging")
@@ -181,7 +196,7 @@ def _phase(run: Run, letter: str, state: State, reals: "Reals") -> torch.Tensor:
 Seen = tuple[torch.Tensor, dict[str, torch.Tensor], Measured | None]
 
 
-def _accumulated(run: Run, letter: str, state: State, reals: "Reals") -> Seen | None:
+def _accumulated(run: Run, letter: str, state: State, reals: Reals) -> Seen | None:
     """Adds up a phase's gradients over its micro-batches. Returns what this rank saw, or None where some
     rank ran out of memory: then nothing has happened but that gradients are to be made anew.
     """
@@ -201,11 +216,11 @@ def _accumulated(run: Run, letter: str, state: State, reals: "Reals") -> Seen | 
     return seen
 
 
-def _accumulate(run: Run, letter: str, state: State, reals: "Reals") -> Seen:
+def _accumulate(run: Run, letter: str, state: State, reals: Reals) -> Seen:
     player = state.D if letter == "d" else state.G
     micro = run.micro_batch if letter == "d" else run.micro_batch_g
     count = (run.batch if letter == "d" else run.batch_g) // micro  # over all ranks
-    micro_batches = _micro_batches_d(run, state, reals) if letter == "d" else _micro_batches_g(run, state)
+    micro_batches = of_d(run, state, reals) if letter == "d" else of_g(run, state)
     player.gradients.zero()
     losses, noted = [], []
     parts = Parts(player.gradients) if growth.due(run.growth, player.turn) else None
@@ -263,72 +278,6 @@ def _check(run: Run, state: State) -> None:
                 f"--set optim.lr_g={optim.lr_g / 2:g} --set optim.lr_d={optim.lr_d / 2:g} "
                 "--allow-change optim.lr_g --allow-change optim.lr_d."
             )
-
-
-class Reals:
-    """This rank's real micro-batches in stream order, read ahead."""
-
-    def __init__(self, run: Run, start: int) -> None:
-        self.run = run
-        self.stream = run.feed.stream(self._positions(start))
-
-    def begin(self, start: int) -> None:
-        """Goes on at stream position `start`, with the micro-batches of now."""
-        self.close()
-        self.stream = self.run.feed.stream(self._positions(start))
-
-    def _positions(self, at: int) -> Iterator[np.ndarray]:
-        run = self.run
-        while True:
-            yield from slices(at, run.batch, run.micro_batch, run.world.rank, run.world.size)
-            at += run.batch
-
-    def close(self) -> None:
-        self.stream.close()
-
-
-def _micro_batches_d(run: Run, state: State, reals: Reals) -> Iterator[MicroBatch]:
-    """Reals in stream order with noise at the same positions of D's noise stream."""
-    world = run.world
-    for positions in slices(state.images_seen, run.batch, run.micro_batch, world.rank, world.size):
-        images, labels = next(reals.stream)
-        z, y = _noise(run, "d", positions)
-        real_y = send(labels, world.device) if run.num_classes else None
-        real = to_device(images, world.device)
-        yield MicroBatch(z, y, real, real_y, _draws(run, "d", positions), state.D.turn)
-
-
-def _micro_batches_g(run: Run, state: State) -> Iterator[MicroBatch]:
-    """Noise from G's own stream; where the objective asks for them, the reals D was shown last, too."""
-    world, start = run.world, state.fakes_seen
-    for positions in slices(start, run.batch_g, run.micro_batch_g, world.rank, world.size):
-        z, y = _noise(run, "g", positions)
-        real = real_y = None
-        if getattr(run.objective, "needs_reals_in_g", False):
-            shown = state.images_seen - run.batch
-            images, labels = run.feed.read(positions - start + shown)
-            real = to_device(images, world.device)
-            real_y = send(labels, world.device) if run.num_classes else None
-        yield MicroBatch(z, y, real, real_y, _draws(run, "g", positions), state.G.turn)
-
-
-def _draws(run: Run, name: str, positions: np.ndarray) -> Draws:
-    return Draws(run.config.train.seed, name, positions, run.world.device)
-
-
-def _noise(run: Run, name: str, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-    model = run.config.model
-    z, y = latents.stream(
-        run.config.train.seed,
-        name,
-        positions,
-        dim=model.dim_z,
-        num_classes=len(run.drawn_classes),
-        kind=model.latent,
-    )
-    y = run.drawn_classes[y] if run.num_classes else y
-    device = run.world.device
-    return send(z, device), send(y, device) if run.num_classes else None
 
 
 def _set_learning_rates(run: Run, state: State) -> None:

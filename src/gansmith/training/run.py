@@ -29,6 +29,7 @@ from gansmith.training import (
     resuming,
     rundir,
     scoring,
+    stabilising,
     tuning,
     watching,
 )
@@ -176,10 +177,14 @@ def _ready(
     state = states.build(config, num_classes, group, order, world, chosen.dtype, given)
     objective = objectives.build(config, world.device)
     rule = growth.rule(config, len(dataset))
+    stabiliser = stabilising.build(config, {"d": state.D, "g": state.G}, world, len(dataset))
     state.memory = getattr(objective, "memory", {}) | growth.memory(rule, world.device)
+    state.memory |= stabiliser.memory if stabiliser else {}
     if saved:
         states.restore(state, read_tensors(saved.path))
         states.restore_record(state, saved.record)
+    if stabiliser:
+        stabiliser.restored()
 
     def amount(value: str | int) -> int:
         return max(1, images(value, len(dataset)))
@@ -222,6 +227,7 @@ def _ready(
         ema_start=images(config.ema.start, len(dataset)),
         release=release.rule(config, len(dataset)),
         growth=rule,
+        stabiliser=stabiliser,
     )
     tuning.apply(config, state, world.device, log)
     memory.settle(run, state, saved.record.get("micro_batch") if saved else None)

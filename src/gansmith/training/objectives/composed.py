@@ -26,13 +26,14 @@ def asked(config: Config) -> bool:
     terms = (
         penalty.r1, penalty.r2, penalty.gradient_penalty, penalty.lecam,
         penalty.consistency_real, penalty.consistency_fake, augment.ada_target,
+        config.stabilise.gate_d, config.stabilise.gate_g,
     )  # fmt: skip
     named = config.loss.objective in LOSSES and config.loss.objective != "hinge"
     return named or bool(augment.diffaugment) or any(term is not None for term in terms)
 
 
 class Composed:
-    """An objective: `loss.objective` by name with `penalty.*` and `augment.*`.
+    """An objective: `loss.objective` by name with `penalty.*` and `augment.*`, and what gates have to know.
 
     Everything D sees, in both phases, has been augmented; penalties too are taken there. Besides the losses
     it logs every term without its weight.
@@ -42,6 +43,7 @@ class Composed:
         self.loss = LOSSES[config.loss.objective]
         self.penalty, self.augmentation = config.penalty, config.augment
         self.needs_reals_in_g = self.loss.paired
+        self.gated = config.stabilise.gate_d is not None or config.stabilise.gate_g is not None
         remembered: dict[str, Tensor] = {}
         if self.penalty.lecam is not None:
             remembered |= {f"lecam_{name}": torch.zeros(()) for name in ("real", "fake", "known")}
@@ -80,6 +82,8 @@ class Composed:
         for name, (weight, value) in terms.items():
             loss = loss + weight * value
             scalars[name] = value
+        if self.gated:
+            scalars["d_accuracy"] = torch.cat([on_real > 0, on_fake < 0]).float().mean()
         if self.augmentation.ada_target is not None:
             scalars |= {"ada_sign": on_real.sign().mean(), "ada_p": self.memory["ada_p"].clone()}
         return loss, {name: value.detach() for name, value in scalars.items()}

@@ -1,0 +1,63 @@
+"""Settings of stabilisers that contradict each other, or the loss, are refused with the reason."""
+
+import pytest
+
+from gansmith import config as configuration
+from gansmith.config.stability import level
+from gansmith.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"flood_d": 0.2, "stop_d": 0.2}, "stop_d: 0.2 is never reached: flooded at 0.2, L_D does not come"),
+        ({"flood_d": "0.5x", "stop_d": "0.4x"}, "stop_d: 0.4x is never reached"),
+        ({"flood_d": 1.5, "stop_g": 1.5}, "L_D flooded at that lies above it always, and G is never trained"),
+        ({"stop_d": 0.5, "stop_g": 0.5}, "between the two neither network is trained"),
+        ({"flood_d": "1x"}, "1x reverses the gradient at the loss's own mean"),
+        ({"flood_g": "0.5x"}, "multiple of L_G's running mean, which hinge lets lie on either side of 0"),
+        ({"flood_d": "half"}, "write a number such as 0.2, or a multiple such as 0.5x"),
+        ({"stop_g": "nan"}, "write a number such as 0.2, or a multiple such as 0.5x"),
+        ({"baseline": 0}, "a running mean needs at least one image"),
+        ({"gate_d": 0.4}, "guessing is right half of the time: D would never learn"),
+        ({"gate_d": 1.0}, "1: nothing is above; give 0.5 or more and less than 1"),
+        ({"gate_g": 0}, "0: nothing is below"),
+        ({"gate_g": 1}, "G would wait for a D that is never wrong"),
+        ({"gate_g": 0.9, "gate_d": 0.8}, "gate_g: 0.9 with stabilise.gate_d 0.8: between the two neither"),
+        ({"clip_weights": 0.01}, "set model.spectral_d false"),
+        ({"clip_weights": 0.01, "clamp_d": 1.0}, "clamp_d: D's weights are clipped already"),
+        ({"critic_plateau": 0.1, "optim.d_steps": 1}, "no loss to fall from: set optim.d_steps to the most"),
+        ({"clamp_g": "0x"}, "a singular value is clamped to more than 0"),
+        ({"clip_weights": 0}, "Input should be greater than 0"),
+        ({"loss.objective": "wasserstein", "flood_d": 0.2}, "flooded at 0.2 it never learns"),
+        ({"loss.objective": "wasserstein", "stop_d": "2x"}, "which wasserstein lets lie on either side of 0"),
+        ({"loss.objective": "wasserstein", "gate_d": 0.8}, "wasserstein does not tell real from fake by the"),
+        ({"loss.objective": "relativistic", "gate_g": 0.8}, "so that D has no accuracy"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_refused_with_the_reason(settings, message):
+    overrides = {name if "." in name else f"stabilise.{name}": value for name, value in settings.items()}
+    with pytest.raises(UserError) as caught:
+        configuration.load(overrides=overrides)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"flood_d": 0.2, "stop_d": 0.25, "stop_g": 1.5, "flood_g": -0.05},
+        {"flood_d": "0.5x", "stop_d": 0.2},  # of two kinds: nobody can tell
+        {"gate_d": 0.5, "gate_g": 0.5},
+    ],
+)
+def test_what_goes_together_is_allowed(settings):
+    config, _ = configuration.load(overrides={f"stabilise.{name}": value for name, value in settings.items()})
+    assert {name: getattr(config.stabilise, name) for name in settings} == settings
+
+
+def test_a_level_is_a_number_or_a_multiple():
+    assert level("0.5x") == (0.5, True)
+    assert level(" 2 x") == (2.0, True)
+    assert level("-1e-1") == (-0.1, False)
+    config, _ = configuration.load(overrides={"stabilise.flood_d": "2e-1"})
+    assert config.stabilise.flood_d == 0.2

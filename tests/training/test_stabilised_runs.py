@@ -1,0 +1,92 @@
+"""Runs with stabilisers: cut into micro-batches and ranks, stopped and resumed, they are the same runs."""
+
+from functools import partial
+
+import torch
+
+from tests.training.ranks import newest, train
+from tests.training.reading import events
+from tests.training.test_ranks import in_float64
+
+QUIET = {"log.snapshot_every": 10**6, "log.grid_columns": 1, "log.statistics_images": 16}
+# Each of them is active in some steps and not in others, or nothing would be shown.
+ALL = {
+    "stabilise.flood_d": "0.995x", "stabilise.flood_g": -65.0, "stabilise.baseline": 64,
+    "stabilise.stop_d": "1.05x", "stabilise.stop_g": "1.1x",
+    "stabilise.clamp_d": 1.005, "stabilise.clamp_g": "0.95x", "optim.lr_d": 0.002,
+}  # fmt: skip
+
+
+def shares(run):
+    rows = events(run, "status")
+    return [{key: row[key] for key in row if key.endswith("_active")} for row in rows]
+
+
+def test_micro_batches_and_ranks_do_not_change_their_meaning(images, tmp_path):
+    settings = ALL | QUIET | {
+        "train.batch": 16, "train.duration": 80, "bn.group": 4, "optim.d_steps": 1, "log.status_every": 16,
+        "log.checkpoint_every": 80, "loss.objective": "hinge",
+        "model.init": "n02",  # orthogonal weights have no largest singular value
+ "stabilise.flood_g": 10.0, "stabilise.clamp_d": 0.23,
+    }  # fmt: skip
+    on = partial(train, tmp_path, images, prepare=in_float64)
+    runs = [
+        on(world, f"run{world}-{micro}", settings | {"train.micro_batch": micro})
+        for world, micro in ((1, 16), (1, 4), (2, 4))
+    ]
+    first = shares(runs[0])
+    names = {"flood_d", "flood_g", "stop_d", "stop_g", "clamp_d", "clamp_g"}
+    assert set(first[0]) == {f"{name}_active" for name in names}
+    for name in names - {"clamp_g"}:
+        assert {row[f"{name}_active"] for row in first} == {0.0, 1.0}, name
+    (_, one), *others = [newest(run) for run in runs]
+    for run, (_, other) in zip(runs[1:], others):
+        assert shares(run) == first
+        weights = {key: value for key, value in one["networks"].items() if value.is_floating_point()}
+        assert max((other["networks"][key] - value).abs().max() for key, value in weights.items()) < 1e-8
+        # Losses are float32. Singular vectors have no sign to compare, and only the first have converged.
+        kept = [each["memory"]["stabilise.mean_d"] for each in (one, other)]
+        assert torch.allclose(*kept, rtol=1e-6)
+
+
+def test_a_stabilised_run_is_resumed_bit_for_bit(tiny):
+    settings = ALL | QUIET | {"optim.d_steps": 3, "stabilise.critic_plateau": 0.02}
+    whole = tiny("whole", settings | {"train.duration": 56})
+    tiny("parts", settings | {"train.duration": 24})
+    parts = tiny("parts", settings | {"train.duration": 56})
+    (record, left), (other, right) = newest(whole), newest(parts)
+    assert record["step"] == other["step"]
+    assert "stabilise.mean_d" in left["memory"]
+    for file, tensors in left.items():
+        assert tensors.keys() == right[file].keys()
+        assert [key for key, value in tensors.items() if not torch.equal(value, right[file][key])] == []
+    assert {row["d_phases"] for row in events(whole, "status")} == {2.0, 3.0}
+
+
+def test_a_step_that_is_left_out_moves_neither_weights_nor_moments(tiny):
+    settings = QUIET | {"stabilise.stop_d": 100.0, "train.duration": 32, "log.checkpoint_every": 16}
+    run = tiny("run", settings)
+    (early, late) = (checkpoint_at(run, images) for images in (16, 32))
+    still = [key for key in early["networks"] if key.startswith("D.") and not key.endswith((".u", ".v"))]
+    assert all(torch.equal(early["networks"][key], late["networks"][key]) for key in still)
+    moments = {key: value for key, value in late["optimizers"].items() if key.startswith("D.")}
+    assert all(value.count_nonzero() == 0 for value in moments.values())
+    moved = [key for key in late["networks"] if key.startswith("G.") and key.endswith("weight")]
+    assert not any(torch.equal(early["networks"][key], late["networks"][key]) for key in moved)
+    row = events(run, "status")[-1]
+    assert row["stop_d_active"] == 1.0
+    assert row["skipped"] is None
+
+
+def checkpoint_at(run, images):
+    from gansmith.training import checkpoint
+
+    return checkpoint.read_tensors(run / "checkpoints" / checkpoint.name(images))
+
+
+def test_a_clamp_that_is_switched_on_later_finds_the_singular_values_first(tiny):
+    tiny("run", QUIET | {"train.duration": 16})
+    later = {"stabilise.clamp_d": 0.5, "train.duration": 32}
+    run = tiny("run", QUIET | later, allow_change=["stabilise.clamp_d"])
+    assert events(run, "status")[-1]["clamp_d_active"] == 1.0
+    assert newest(run)[1]["memory"]["stabilise.clamp_d.warm"] == 1
