@@ -1,0 +1,1 @@
+"""What `benchmarks/ablate.py` is made of: specs, data of their own, one run, statistics, tables."""

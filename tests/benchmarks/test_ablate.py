@@ -1,0 +1,124 @@
+"""An ablation from the command line: stopped, gone on with, its finished runs left alone."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import yaml
+from ablation import one_run
+from PIL import Image
+
+from gansmith.errors import EXIT_STOPPED, EXIT_USAGE
+
+NET = {
+    "model.resolution": 32, "model.channels": 1, "model.ch": 2, "model.dim_z": 4, "model.shared_dim": 4,
+    "model.attention_g": [], "model.attention_d": [], "train.batch": 8, "bn.group": 8,
+    "log.statistics_images": 16, "log.grid_columns": 1, "log.status_every": 64,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        for i in range(12):
+            pixels = random.integers(0, 256, (32, 32), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    import ablate
+
+    return ablate
+
+
+def write_spec(folder: Path, images: Path, **changes: object) -> Path:
+    words = {
+        "name": "tiny", "data": str(images), "set": NET, "budget": {"images": 1200}, "seeds": [0, 1],
+        "score": {"metrics": ["precision-recall"], "features": "pixels", "num": 12},
+        "variants": {"baseline": {}, "fast": {"optim.lr_g": 1e-3}},
+    }  # fmt: skip
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(words | changes))
+    return path
+
+
+def pretend(task: object, precision: float) -> None:
+    """A run that was finished before."""
+    scores = {"precision": precision, "recall": 0.5}
+    task.place.mkdir(parents=True)  # type: ignore[attr-defined]
+    task.result.write_text(  # type: ignore[attr-defined]
+        json.dumps({
+            "end": "finished", "images_seen": 1200, "seconds": 1.0, "processor_seconds": 1.0,
+            "scores": {name: {"value": value, "better": "higher"} for name, value in scores.items()},
+        })
+    )  # fmt: skip
+
+
+def test_stopped_run_goes_on_and_finished_ones_are_left_alone(
+    tmp_path: Path, images: Path, program: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    path, out = write_spec(tmp_path, images), tmp_path / "out"
+    spec = program.specs.read(path)
+    first, *others = program.tasks_of(spec, out)
+    for task, precision in zip(others, (0.5, 0.25, 0.75)):
+        pretend(task, precision)
+
+    process = program.start(spec, first, out)
+    log = first.place / "run/metrics.jsonl"
+    while process.poll() is None and not (log.exists() and "status" in log.read_text()):
+        time.sleep(0.02)
+    process.stdin.close()  # as if whoever started it had been killed
+    assert process.wait() == EXIT_STOPPED
+    assert not first.done()
+
+    assert program.main([str(path), "--out", str(out)]) == 0
+    assert "going on at" in (first.place / "log.txt").read_text()
+    assert [task.place for task in others if (task.place / "run").exists()] == []
+    assert "| fast | 2 |" in capsys.readouterr().out
+    rows = (out / "tiny.csv").read_text().splitlines()
+    assert rows[0].endswith("folder,precision,recall")
+    assert [row.split(",")[:4] for row in rows[1:]] == [
+        [variant, str(seed), "finished", "1200"] for seed in (0, 1) for variant in ("baseline", "fast")
+    ]
+    found = json.loads((out / "tiny.json").read_text())
+    assert [run["values"]["precision"] for run in found["runs"]][1:] == [0.5, 0.25, 0.75]
+    assert Image.open(out / "tiny.png").width > 300
+
+
+def test_mistake_ends_with_2_before_anything_is_written(
+    tmp_path: Path, images: Path, program: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    """Of the spec itself, and what only a rehearsal with the data finds."""
+    for changes, said in (
+        ({"seeds": [0]}, "seeds: 1 tells nothing"),
+        ({"data": str(tmp_path / "nowhere")}, "variant baseline:"),
+        ({"set": {**NET, "bn.group": 3}}, "variant baseline:"),
+        ({"score": {"metrics": ["frechet"], "features": "pixel"}}, "did you mean pixels?"),
+    ):
+        path = write_spec(tmp_path, images, **changes)
+        assert program.main([str(path), "--out", str(tmp_path / "out")]) == EXIT_USAGE
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_budget_of_seconds_is_one_over_all_restarts(tmp_path: Path, images: Path) -> None:
+    job = one_run.Job(
+        data=str(images), reference=str(images), preset=None, settings=NET | {"train.threads": 1},
+        seconds=1.0, run=str(tmp_path / "run"), result=str(tmp_path / "result.json"), score={},
+    )  # fmt: skip
+    assert one_run.train(job) == "finished"
+    trained = one_run._clock(tmp_path / "run")
+    assert 0 < trained["seconds"] < 60  # it ends after the step in which the second is over
+    used_up = replace(job, seconds=trained["seconds"])
+    assert one_run.train(used_up) == "finished"
+    assert one_run._clock(tmp_path / "run") == trained
+    assert one_run._trained(used_up).name == f"{trained['images_seen']:012d}"
