@@ -42,7 +42,7 @@ def program() -> ModuleType:
 
 def write_spec(folder: Path, images: Path, **changes: object) -> Path:
     words = {
-        "name": "tiny", "data": str(images), "set": NET, "budget": {"images": 1200}, "seeds": [0, 1],
+        "name": "tiny", "data": str(images), "set": NET, "budget": {"images": 640}, "seeds": [0, 1],
         "score": {"metrics": ["precision-recall"], "features": "pixels", "num": 12},
         "variants": {"baseline": {}, "fast": {"optim.lr_g": 1e-3}},
     }  # fmt: skip
@@ -57,7 +57,7 @@ def pretend(task: object, precision: float) -> None:
     task.place.mkdir(parents=True)  # type: ignore[attr-defined]
     task.result.write_text(  # type: ignore[attr-defined]
         json.dumps({
-            "end": "finished", "images_seen": 1200, "seconds": 1.0, "processor_seconds": 1.0,
+            "end": "finished", "images_seen": 640, "seconds": 1.0, "processor_seconds": 1.0,
             "scores": {name: {"value": value, "better": "higher"} for name, value in scores.items()},
         })
     )  # fmt: skip
@@ -87,7 +87,7 @@ def test_stopped_run_goes_on_and_finished_ones_are_left_alone(
     rows = (out / "tiny.csv").read_text().splitlines()
     assert rows[0].endswith("folder,precision,recall")
     assert [row.split(",")[:4] for row in rows[1:]] == [
-        [variant, str(seed), "finished", "1200"] for seed in (0, 1) for variant in ("baseline", "fast")
+        [variant, str(seed), "finished", "640"] for seed in (0, 1) for variant in ("baseline", "fast")
     ]
     found = json.loads((out / "tiny.json").read_text())
     assert [run["values"]["precision"] for run in found["runs"]][1:] == [0.5, 0.25, 0.75]
