@@ -19,7 +19,7 @@ from gansmith.report.records import Log, number
 from gansmith.report.settings import Settings
 
 SCRIPTS = ("frame.js", "viewer.js", "charts.js", "curves.js")
-MARKED = {"resume", "start", "rollback", "diverged", "finished", "warning"}
+MARKED = {"resume", "start", "rollback", "diverged", "finished", "growth", "warning"}
 
 
 def render(run: Path, sources: Sequence[Source], read: Settings, pictures: Pictures) -> str:
