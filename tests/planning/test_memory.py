@@ -76,3 +76,14 @@ def test_what_cannot_be_counted_is_said() -> None:
     config, _ = configuration.load("digits", overrides={"loss.objective": "mine:loss"})
     with pytest.raises(ValueError, match="own discriminator or objective"):
         memory.measure(config, 10, 16, 16, 16, torch.float32)
+
+
+def test_penalties_and_augmentation_are_counted_too() -> None:
+    settings = {"penalty.r1": 1.0, "penalty.consistency_real": 10, "augment.ada_target": 0.6}
+    plain, penalised, paired = (
+        memory.measure(configuration.load("digits", overrides=more)[0], 10, 16, 16, 16, torch.bfloat16)
+        for more in ({}, settings, {"loss.objective": "relativistic"})
+    )
+    assert 1.5 * plain.d < penalised.d < 20 * plain.d
+    assert plain.g < penalised.g < 1.5 * plain.g
+    assert paired.d == pytest.approx(plain.d, rel=0.05)

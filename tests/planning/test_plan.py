@@ -250,7 +250,7 @@ def test_measuring_here_leaves_the_other_gpus_rate_alone(weightless: None) -> No
         (["--preset", "digits", "--gpus", "H100", "--set", "train.batch=3"], "nearest: 32"),
         (
             ["--preset", "digits", "--gpus", "H100", "--set", "loss.objective=a:b"],
-            "only hinge can be counted",
+            "only gansmith's own losses",
         ),
     ],
 )

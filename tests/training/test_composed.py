@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from torch import nn
 
 from gansmith import config as configuration
 from gansmith.errors import UserError
-from gansmith.training import objectives
+from gansmith.training import memory, objectives
 from gansmith.training.draws import Draws
 from gansmith.training.objectives.composed import Composed
+from tests.training.conftest import TINY
 from tests.training.ranks import newest, train
 from tests.training.test_step import Watch
 
@@ -101,6 +103,23 @@ def test_a_run_goes_on_bit_for_bit_with_what_it_remembers_and_logs_every_term(ti
     assert all(row[name] > 0 for name in terms)
     assert 0 <= row["ada_p"] <= 1
     assert row["ada_p"] != 0.5
+
+
+def test_memory_is_predicted_with_everything_on():
+    """What `train.micro_batch: auto` asks, by shapes alone."""
+    asked = {"penalty.r1": 1.0, "penalty.consistency_real": 1.0, "augment.ada_target": 0.6}
+    needed = []
+    for overrides in (TINY, TINY | asked):
+        config, _ = configuration.load(overrides=overrides)
+        run = SimpleNamespace(
+            config=config,
+            num_classes=3,
+            objective=objectives.build(config, torch.device("cpu")),
+            precision=SimpleNamespace(dtype=torch.float32),
+        )
+        needed.append(memory.bytes_per_image(run, "d"))
+    plain, everything = needed
+    assert 1.5 * plain < everything < 10 * plain
 
 
 def test_nothing_asked_for_is_the_plain_hinge_step():

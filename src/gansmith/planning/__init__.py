@@ -78,10 +78,10 @@ def plan(
     duration = images(config.train.duration, found_images)
     group = batching.bn_group(config)
     one = batching.resolve(config, group, 1)
-    if config.loss.objective != "hinge":
+    if ":" in config.loss.objective:
         raise UserError(
-            f"loss.objective {config.loss.objective}: only hinge can be counted from shapes; plan with hinge "
-            "for a first idea, or measure a short run."
+            f"loss.objective {config.loss.objective}: only gansmith's own losses can be counted from shapes; "
+            "plan with hinge for a first idea, or measure a short run."
         )
     arithmetic = gpus.precision(gpu, config.train.precision)
     work = works.count(config, classes, one)

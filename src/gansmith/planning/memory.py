@@ -10,6 +10,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,6 +21,7 @@ from gansmith import hardware
 from gansmith.config import Config
 from gansmith.models import families, layers, normalization, spectral
 from gansmith.training import objectives, optimizers, state
+from gansmith.training.draws import Draws
 from gansmith.training.gradients import FlatGradients
 
 
@@ -78,7 +80,7 @@ def measure(
     """
     with FakeTensorMode(allow_non_fake_inputs=True), Counter() as counter:
         G, D = state.networks(config, num_classes)
-        if not families.is_ours(D) or config.loss.objective != "hinge":
+        if not families.is_ours(D) or ":" in config.loss.objective:
             raise ValueError("memory of an own discriminator or objective cannot be counted from shapes")
         average = state.networks(config, num_classes)[0]
         gradients = []
@@ -97,8 +99,8 @@ def measure(
             for p in net.parameters()
         )
         fixed = counter.now
-        peak_d, calls_d = _phase(counter, "d", G, D, micro_batch, num_classes, dtype, config.loss.ortho_d)
-        peak_g, calls_g = _phase(counter, "g", G, D, micro_batch_g, num_classes, dtype, config.loss.ortho_g)
+        peak_d, calls_d = _phase(counter, "d", G, D, micro_batch, num_classes, dtype, config)
+        peak_g, calls_g = _phase(counter, "g", G, D, micro_batch_g, num_classes, dtype, config)
     return Memory(fixed + moments, peak_d - fixed, peak_g - fixed, calls_d, calls_g)
 
 
@@ -110,7 +112,7 @@ def _phase(
     count: int,
     classes: int,
     dtype: torch.dtype,
-    strength: float,
+    config: Config,
 ) -> tuple[int, int]:
     """The most bytes alive during one micro-batch of a phase and the update after it, and the operations."""
     player, other = (D, G) if letter == "d" else (G, D)
@@ -120,14 +122,18 @@ def _phase(
     shape = (count, settings["channels"], settings["resolution"], settings["resolution"])
     y = torch.zeros(count, dtype=torch.int64) if classes else None
     counter.peak, before = counter.now, counter.calls
-    real = torch.zeros(shape) if letter == "d" else None
-    micro = objectives.MicroBatch(torch.zeros(count, settings["dim_z"]), y, real, y)
+    host = torch.device("cpu")
+    objective = objectives.build(config, host)
+    with_reals = letter == "d" or getattr(objective, "needs_reals_in_g", False)
+    real = torch.zeros(shape) if with_reals else None
+    draws = Draws(0, letter, np.arange(count), host)
+    micro = objectives.MicroBatch(torch.zeros(count, settings["dim_z"]), y, real, y, draws)
     with hardware.autocast("cpu", dtype):
-        loss, _ = objectives.hinge(letter, G, D, micro)
+        loss, _ = objective(letter, G, D, micro)
     loss.backward()
     del loss
     spectral.pull_back(player)
-    if strength:
+    if strength := getattr(config.loss, f"ortho_{letter}"):
         objectives.add_orthogonal_gradient(player, strength)
     spectral.refresh(player)
     return counter.peak, counter.calls - before

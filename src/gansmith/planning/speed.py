@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from gansmith import hardware
@@ -15,6 +16,7 @@ from gansmith.models import layers, normalization, spectral
 from gansmith.planning.work import Work
 from gansmith.training import objectives, precision, state
 from gansmith.training.batching import Sizes
+from gansmith.training.draws import Draws
 from gansmith.training.gradients import FlatGradients
 
 REPEATS, PATIENCE = 3, 15.0  # of each phase: so often, or until so many seconds have passed
@@ -59,15 +61,15 @@ def measure(
         adam = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
         players[letter] = (net, FlatGradients(net), adam)
     normalization.set_batch_norm_group(G, min(group, micro))
-    objective = objectives.find(config.loss.objective)
+    objective = objectives.build(config, place)
 
-    def run(letter: str) -> tuple[float, float]:
+    def run(letter: str, turn: int) -> tuple[float, float]:
         """Seconds of a micro-batch, and of the update after a phase."""
         net, gradients, adam = players[letter]
         spectral.set_trainable(net, True)
         spectral.set_trainable(D if letter == "g" else G, False)
         gradients.zero()
-        inputs = _noise(config, num_classes, micro, place)
+        inputs = _noise(config, num_classes, micro, place, turn)
         start = _now(place)
         with chosen.autocast():
             loss, _ = objective(letter, G, D, inputs)
@@ -79,13 +81,18 @@ def measure(
         spectral.refresh(net, config.spectral.iterations)
         return middle - start, _now(place) - middle
 
-    seconds = {}
-    for letter in "dg":
-        run(letter)  # chooses kernels, fills caches
-        times = [run(letter)]
+    def median(letter: str, turn: int) -> tuple[float, float]:
+        run(letter, turn)  # chooses kernels, fills caches
+        times = [run(letter, turn)]
         while len(times) < REPEATS and sum(map(sum, times)) < PATIENCE:
-            times.append(run(letter))
-        seconds[letter] = [sorted(column)[len(times) // 2] for column in zip(*times)]
+            times.append(run(letter, turn))
+        first, second = (sorted(column)[len(times) // 2] for column in zip(*times))
+        return first, second
+
+    seconds = {letter: median(letter, 1) for letter in "dg"}
+    if (every := _lazy(config)) > 1:  # now and then a D phase has more to do
+        often, now_and_then = seconds["d"][0], median("d", 0)[0]
+        seconds["d"] = often + (now_and_then - often) / every, seconds["d"][1]
     steps_d = config.optim.d_steps
     whole = steps_d * (sizes.batch / micro * seconds["d"][0] + seconds["d"][1])
     whole += sizes.batch_g / micro * seconds["g"][0] + seconds["g"][1]
@@ -99,7 +106,16 @@ def measure(
     )
 
 
-def _noise(config: Config, num_classes: int, count: int, device: torch.device) -> objectives.MicroBatch:
+def _lazy(config: Config) -> int:
+    """How many D steps lie between those with lazy penalties; 1 where every step is alike."""
+    penalty = config.penalty
+    every = [(penalty.r1, penalty.r1_every), (penalty.r2, penalty.r2_every)]
+    return max((steps for term, steps in every if term is not None), default=1)
+
+
+def _noise(
+    config: Config, num_classes: int, count: int, device: torch.device, turn: int
+) -> objectives.MicroBatch:
     model: Any = config.model
     z = torch.randn(count, model.dim_z, device=device)
     y = torch.randint(num_classes, (count,), device=device) if num_classes else None
@@ -107,7 +123,8 @@ def _noise(config: Config, num_classes: int, count: int, device: torch.device) -
     real = torch.rand(shape, device=device) * 2 - 1
     if config.train.channels_last:
         real = real.contiguous(memory_format=torch.channels_last)
-    return objectives.MicroBatch(z, y, real, y)
+    draws = Draws(0, "d", np.arange(count), device)
+    return objectives.MicroBatch(z, y, real, y, draws, turn)
 
 
 def _now(device: torch.device) -> float:

@@ -77,8 +77,9 @@ def count(config: Config, num_classes: int, sizes: Sizes) -> Work:
         )
     g, d = count_macs(G), count_macs(D)
     # D phase: G forward once; D forward and backward to weights and inputs, on reals and on fakes. G phase:
-    # G forward and both backwards; D forward and backward to its input only.
-    phase_d, phase_g = 2 * (g + 2 * 3 * d), 2 * (3 * g + 2 * d)
+    # G forward and both backwards; D forward and backward to its input only, and forward on reals in pairs.
+    pairs = config.loss.objective == "relativistic"
+    phase_d, phase_g = 2 * (g + round((2 * 3 + _terms(config)) * d)), 2 * (3 * g + (2 + pairs) * d)
     step = config.optim.d_steps * sizes.batch * phase_d + sizes.batch_g * phase_g
     return Work(
         forward_g=2 * g,
@@ -90,6 +91,16 @@ def count(config: Config, num_classes: int, sizes: Sizes) -> Work:
         parameters_g=sum(p.numel() for p in G.parameters()),
         parameters_d=sum(p.numel() for p in D.parameters()),
     )
+
+
+def _terms(config: Config) -> float:
+    """What `penalty.*` adds to a D phase, in forwards of D per image: 3 for another set of images, 6 for
+    slopes, by a double backward or by a second image near each.
+    """
+    penalty = config.penalty
+    every = ((penalty.r1, penalty.r1_every), (penalty.r2, penalty.r2_every), (penalty.gradient_penalty, 1))
+    again = sum(term is not None for term in (penalty.consistency_real, penalty.consistency_fake))
+    return 3 * again + sum(6 / k for term, k in every if term is not None)
 
 
 def disk(config: Config, work: Work, num_images: int, duration: int) -> Disk:

@@ -37,6 +37,27 @@ CHARTS: tuple[tuple[str, str, dict[str, str]], ...] = (
         "images at which a gradient’s noise is as large as the gradient",
         {"noise_scale_d": "D", "noise_scale_g": "G"},
     ),
+    (
+        "Slopes of D",
+        "‖∇D‖² on reals (R1) and fakes (R2), (‖∇D‖ − 1)² between them",
+        {"r1": "R1", "r2": "R2", "gradient_penalty": "gradient penalty"},
+    ),
+    ("LeCam", "how far logits are on the other side’s ground, squared", {"lecam": "LeCam"}),
+    (
+        "Consistency of D",
+        "squared change of a logit by a transformation",
+        {"consistency_real": "reals", "consistency_fake": "fakes"},
+    ),
+    (
+        "Adaptive augmentation",
+        "its probability, and the mean sign of D(real) that it follows",
+        {"ada_p": "p", "ada_sign": "sign"},
+    ),
+    (
+        "Regularised weights",
+        "ΣW² of D; squared distances of σ0 from its target, summed over layers",
+        {"l2_d": "ΣW²", "sigma_penalty_d": "σ0 of D", "sigma_penalty_g": "σ0 of G"},
+    ),
     ("Learning rates", "", {"lr_d": "D", "lr_g": "G"}),
     ("Batch", "images per D phase", {"batch": "batch"}),
     ("Speed", "images per second", {"images_per_second": "images/s"}),
