@@ -15,6 +15,13 @@ ALL = {
     "stabilise.stop_d": "1.05x", "stabilise.stop_g": "1.1x",
     "stabilise.clamp_d": 1.005, "stabilise.clamp_g": "0.95x", "optim.lr_d": 0.002,
 }  # fmt: skip
+# What D is shown and asked beside its logits, and which fakes G learns from.
+SHOWN = {
+    "stabilise.top_k": 0.4, "stabilise.top_k_decay": 0.8, "stabilise.top_k_every": 16,
+    "stabilise.replay": 0.5, "stabilise.replay_images": 8, "stabilise.replay_span": 32,
+    "head.classify_d": 1.0, "head.classify_g": 1.0, "head.projection": False, "head.rotate_d": 1.0,
+    "head.rotate_g": 0.2, "head.contrast_d": 0.5, "model.dropout_d": 0.3,
+}  # fmt: skip
 
 
 def shares(run):
@@ -49,8 +56,28 @@ def test_micro_batches_and_ranks_do_not_change_their_meaning(images, tmp_path):
         assert torch.allclose(*kept, rtol=1e-6)
 
 
+def test_groups_that_micro_batches_and_ranks_share_are_judged_as_in_one_batch(images, tmp_path):
+    settings = SHOWN | QUIET | {
+        "train.batch": 16, "train.duration": 64, "bn.group": 8, "optim.d_steps": 1, "log.status_every": 16,
+        "log.checkpoint_every": 64, "loss.objective": "hinge",
+    }  # fmt: skip
+    on = partial(train, tmp_path, images, prepare=in_float64)
+    runs = [
+        on(world, f"run{world}-{micro}", settings | {"train.micro_batch": micro})
+        for world, micro in ((1, 16), (1, 8), (2, 4))
+    ]
+    (_, one), *others = [newest(run) for run in runs]
+    rows = events(runs[0], "status")
+    assert [row["top_k"] for row in rows] == [0.875, 0.75, 0.625, 0.5]  # ⌈8 · 0.8ᵗ⌉ of 8
+    assert [row["replayed"] > 0 for row in rows] == [False, True, True, True]
+    for _, other in others:
+        weights = {key: value for key, value in one["networks"].items() if value.is_floating_point()}
+        assert max((other["networks"][key] - value).abs().max() for key, value in weights.items()) < 1e-8
+        assert all(torch.equal(other["memory"][key], value) for key, value in one["memory"].items())
+
+
 def test_a_stabilised_run_is_resumed_bit_for_bit(tiny):
-    settings = ALL | QUIET | {"optim.d_steps": 3, "stabilise.critic_plateau": 0.02}
+    settings = ALL | SHOWN | QUIET | {"optim.d_steps": 3, "stabilise.critic_plateau": 0.02}
     whole = tiny("whole", settings | {"train.duration": 56})
     tiny("parts", settings | {"train.duration": 24})
     parts = tiny("parts", settings | {"train.duration": 56})

@@ -14,9 +14,11 @@ ANY_SIGN = {"d": ("wasserstein",), "g": ("wasserstein", "hinge")}  # losses that
 
 
 def contradictions(config: Config) -> Iterator[tuple[str, str]]:
-    """Problems of `stabilise`, each with the setting it is said of."""
+    """Problems of `stabilise` and `head`, each with the setting it is said of."""
     yield from _of_levels(config)
     yield from _of_gates(config)
+    yield from _of_fakes(config)
+    yield from _of_heads(config)
     if config.stabilise.critic_plateau is not None and config.optim.d_steps < 2:
         yield (
             "stabilise.critic_plateau",
@@ -104,3 +106,64 @@ def _of_gates(config: Config) -> Iterator[tuple[str, str]]:
             f"{below:g} with stabilise.gate_d {above:g}: between the two neither network is trained, and "
             "nothing changes any more; give a lower one",
         )
+
+
+def _of_fakes(config: Config) -> Iterator[tuple[str, str]]:
+    """Top-k and replay."""
+    stabilise, objective = config.stabilise, config.loss.objective
+    for name in ("top_k", "replay"):
+        if getattr(stabilise, name) is not None and ":" in objective:
+            yield (
+                f"stabilise.{name}",
+                f"is part of gansmith's own losses; {objective} chooses its fakes itself",
+            )
+    if stabilise.top_k is not None and objective == "wasserstein":
+        yield (
+            "stabilise.top_k",
+            "a critic estimates a distance between all reals and all fakes; of the best fakes alone it is no "
+            "distance that G could lessen: leave it out",
+        )
+    if stabilise.top_k is not None and config.bn.group == 1:
+        yield "stabilise.top_k", "chooses within BatchNorm groups, and bn.group is 1: make it larger"
+    if stabilise.replay is not None and objective == "relativistic":
+        yield (
+            "stabilise.replay",
+            "relativistic compares a real with the fake of its own class",
+        )
+
+
+def _of_heads(config: Config) -> Iterator[tuple[str, str]]:
+    head, model = config.head, config.model
+    terms = {
+        name: value
+        for name in ("classify_d", "classify_g", "rotate_d", "rotate_g", "contrast_d")
+        if (value := getattr(head, name)) is not None
+    }
+    for name in terms:
+        if model.discriminator is not None:
+            yield f"head.{name}", f"needs gansmith's own D, and model.discriminator is {model.discriminator}"
+        elif ":" in config.loss.objective:
+            yield f"head.{name}", f"is part of gansmith's own losses; {config.loss.objective} is not one"
+    if model.dropout_d and model.discriminator is not None:
+        yield "model.dropout_d", f"is built into gansmith's own D; {model.discriminator} has its own"
+    for kind in ("classify", "rotate"):
+        if terms.get(f"{kind}_g") and not terms.get(f"{kind}_d"):
+            yield (
+                f"head.{kind}_g",
+                f"G would learn from a head that D does not train: set head.{kind}_d, e.g. 1.0",
+            )
+    for name in ("classify_d", "classify_g"):
+        if name in terms and not model.conditional:
+            yield f"head.{name}", "there are no classes to tell: it needs model.conditional: true"
+        elif name in terms and config.data.labels == "random":
+            yield f"head.{name}", "labels are drawn at random (data.labels): images do not tell them"
+    if not head.projection and (not model.conditional or "classify_d" not in terms):
+        why = "there are no classes" if not model.conditional else "then nothing tells G what a class is"
+        yield "head.projection", f"{why}: leave it true, or set head.classify_d and head.classify_g"
+    blit = config.augment.ada_target is not None and "blit" in config.augment.ada_transforms
+    if blit and {"rotate_d", "rotate_g"} & terms.keys():
+        yield "augment.ada_transforms", "blit turns images too, so that head.rotate_* cannot tell by what"
+    if "contrast_d" in terms and not head.contrast_transforms:
+        yield "head.contrast_transforms", "is empty: both views are the same image"
+    if "contrast_d" in terms and config.bn.group == 1:
+        yield "head.contrast_d", "tells images within BatchNorm groups apart, and bn.group is 1"

@@ -101,7 +101,20 @@ class AugmentConfig(Section):
 
 
 class HeadConfig(Section):
-    """Auxiliary losses on D's features."""
+    """Further losses on D's features, each with a layer of its own (docs/stabilisers.md). None is off."""
+
+    classify_d: float | None = identity(None, "λ of D's classification of reals and fakes (AC-GAN: 1)", ge=0)
+    classify_g: float | None = identity(None, "λ of the same of its fakes for G (AC-GAN: 1)", ge=0)
+    projection: bool = identity(True, "False: D's logits do not look at the class (AC-GAN)")
+    rotate_d: float | None = identity(None, "λ of telling by what turned reals were turned (SSGAN: 1)", ge=0)
+    rotate_g: float | None = identity(None, "λ of the same of its turned fakes for G (SSGAN: 0.2)", ge=0)
+    contrast_d: float | None = identity(None, "λ of recognising a real augmented otherwise (SimCLR)", ge=0)
+    contrast_temperature: float = identity(0.1, "temperature of its similarities", gt=0)
+    contrast_transforms: tuple[Transform, ...] = identity(
+        ("flip", "color", "translation"), "how the two views of a real are augmented"
+    )
+
+    _list = field_validator("contrast_transforms", mode="before")(_words)
 
 
 class StabiliseConfig(Section):
@@ -122,6 +135,14 @@ class StabiliseConfig(Section):
     critic_plateau: float | None = identity(
         None, "a step's D phases end once L_D falls by less than this; optim.d_steps are the most", ge=0
     )
+    top_k: float | None = identity(
+        None, "G learns from the best of its fakes: the smallest share kept (top-k GAN: 0.5)", gt=0, lt=1
+    )
+    top_k_decay: float = identity(0.99, "factor of the share, from 1 on, …", gt=0, lt=1)
+    top_k_every: str | int = identity("1ep", "… per so many images")
+    replay: float | None = identity(None, "share of D's fakes that are older ones, kept", gt=0, lt=1)
+    replay_images: int = identity(1024, "fakes that are kept", ge=1)
+    replay_span: str | int = identity("100k", "images in which all of them are replaced")
     clip_weights: float | None = identity(None, "D's weights stay in [−c, c] (WGAN: 0.01)", gt=0)
     clamp_d: Level = identity(None, "largest σ0 of D's weights; 0.95x: so many times their σ1 (BigGAN 4.1)")
     clamp_g: Level = identity(None, "the same of G")
@@ -141,11 +162,11 @@ class StabiliseConfig(Section):
         number, relative = level(value)
         return value if relative else number
 
-    @field_validator("baseline")
+    @field_validator("baseline", "top_k_every", "replay_span")
     @classmethod
     def _amount(cls, value: str | int) -> str | int:
         if images(value, 1_000_000) < 1:
-            raise ValueError("a running mean needs at least one image")
+            raise ValueError("must be at least one image")
         return value
 
 

@@ -4,6 +4,7 @@ Both were published without classes. With classes, G's BatchNorm layers have one
 D takes the class by projection, as SNGAN's do. (SNGAN and SAGAN themselves: biggan.py.)
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,6 @@ from gansmith.models.head import ProjectionDiscriminator, check_labels
 from gansmith.models.layers import (
     Conv,
     DiscriminatorBlock,
-    Embedding,
     GeneratorBlock,
     Linear,
     MakeNorm,
@@ -94,7 +94,8 @@ class DCGANGenerator(BaselineGenerator):
 
 class DCGANDiscriminator(ProjectionDiscriminator):
     """Radford et al. 2015: 4×4 convolutions of stride 2, BatchNorm in all but the first, leaky relu; then one
-    linear layer over the 4×4 map. Each group of images that BatchNorm sees is judged together.
+    linear layer over the 4×4 map. Each group of images that BatchNorm sees is judged together. heads,
+    projection, dropout: as in `ProjectionDiscriminator.end`.
     """
 
     def __init__(
@@ -109,6 +110,9 @@ class DCGANDiscriminator(ProjectionDiscriminator):
         bn_eps: float = 1e-5,
         sn_eps: float = 1e-6,
         spectral: bool = False,
+        heads: Mapping[str, int] | None = None,
+        projection: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.kwargs, self.num_classes = layers.settings(locals()), num_classes
@@ -119,8 +123,7 @@ class DCGANDiscriminator(ProjectionDiscriminator):
             nn.ModuleList([HalvingBlock(inputs, outputs, eps, bn_eps if i else None)])
             for i, (inputs, outputs) in enumerate(pairwise(widths))
         )
-        self.linear = Linear(widths[-1] * 16, 1, eps)
-        self.embed = Embedding(num_classes, widths[-1] * 16, eps) if num_classes else None
+        self.end(widths[-1] * 16, eps, heads, projection, dropout)
         layers.initialize(self, init)
 
     def features(self, x: Tensor) -> Tensor:
@@ -168,7 +171,8 @@ class WGANGPGenerator(BaselineGenerator):
 class WGANGPCritic(ProjectionDiscriminator):
     """Gulrajani et al. 2017, their published code. 32 px: four blocks without normalisation, the mean over
     the last map, 8×8. 64 px: a convolution, four blocks with layer normalisation, the whole last map, 4×4.
-    No BatchNorm, since the penalty is on each image's own gradient.
+    No BatchNorm, since the penalty is on each image's own gradient. heads, projection, dropout: as in
+    `ProjectionDiscriminator.end`.
     """
 
     def __init__(
@@ -182,6 +186,9 @@ class WGANGPCritic(ProjectionDiscriminator):
         init: str = "xavier",
         sn_eps: float = 1e-6,
         spectral: bool = False,
+        heads: Mapping[str, int] | None = None,
+        projection: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.kwargs, self.num_classes = layers.settings(locals()), num_classes
@@ -199,8 +206,7 @@ class WGANGPCritic(ProjectionDiscriminator):
             self.input_conv = Conv(channels, widths[0], 3, eps)
             blocks = [NormalizedBlock(inputs, outputs, eps) for inputs, outputs in pairwise(widths)]
         self.blocks = nn.ModuleList(nn.ModuleList([block]) for block in blocks)
-        self.linear = Linear(size, 1, eps)
-        self.embed = Embedding(num_classes, size, eps) if num_classes else None
+        self.end(size, eps, heads, projection, dropout)
         layers.initialize(self, init)
 
     def features(self, x: Tensor) -> Tensor:

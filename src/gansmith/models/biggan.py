@@ -5,7 +5,7 @@ State-dict names and registration order are those of the published PyTorch code,
 optimizer states by position; the spectral buffers are ours (`u`, `v` of every layer).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -193,6 +193,8 @@ class Discriminator(ProjectionDiscriminator):
     fade, alpha: as in `Generator`. `append`: the first stage is new, and what the older first layers make of
     the image, reduced to half its size by 2×2 means, is mixed in by 1 − alpha. `insert`: at alpha 0 the new
     stage only takes 2×2 means.
+
+    heads, projection, dropout: as in `ProjectionDiscriminator.end`.
     """
 
     alpha: float
@@ -220,6 +222,9 @@ class Discriminator(ProjectionDiscriminator):
         bare_blocks: bool = False,
         leading_relu: bool = False,
         unit_range: bool = False,
+        heads: Mapping[str, int] | None = None,
+        projection: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         attention = () if family == "sngan" else attention
@@ -262,8 +267,7 @@ class Discriminator(ProjectionDiscriminator):
                 group.append(Attention(outputs, eps))
             self.blocks.append(nn.ModuleList(group))
             before = size
-        self.linear = Linear(widths[-1], 1, eps)
-        self.embed = Embedding(num_classes, widths[-1], eps) if num_classes else None
+        self.end(widths[-1], eps, heads, projection, dropout)
         _check_fade(fade)
         self.old_input: nn.Module | None = None
         self.joins = 0 if deep else 1  # after this group's blocks, what the older first layers made comes in

@@ -254,6 +254,25 @@ def set_batch_norm_group(
             module.group, module.ranks = group, ranks
 
 
+def whole_groups(x: Tensor, net: nn.Module) -> tuple[Tensor, slice]:
+    """The BatchNorm groups of `net` that local rows x (N, …) lie in, whole: (groups, group, …), and where in
+    each of them local rows lie.
+
+    A group that ranks share comes with the rows of the others, through which gradients flow; then all of them
+    must call this together. Without groups all rows are one.
+    """
+    norm = next((module for module in net.modules() if isinstance(module, BatchNorm)), None)
+    group = len(x) if norm is None or norm.group is None else norm.group
+    if len(x) % group == 0:
+        return x.unflatten(0, (-1, group)), slice(0, group)
+    sharing = check_layout(group, len(x), norm.ranks.world if norm and norm.ranks else 1)
+    assert norm is not None
+    assert norm.ranks is not None
+    block = norm.ranks.block(sharing)
+    first = dist.get_rank(block) * len(x)
+    return _gather(x, block).flatten(0, 1)[None], slice(first, first + len(x))
+
+
 # Standing statistics
 # -----------------------------------------------------------------------------------------------
 

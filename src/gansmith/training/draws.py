@@ -4,6 +4,7 @@ The same image of the same phase gets the same draws, whatever the micro-batch a
 and nothing has to be saved.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,11 @@ class Draws:
     def uniform(self, name: str, *shape: int) -> torch.Tensor:
         """float32 (N, *shape) in [0, 1)."""
         return self._drawn("unit", name, shape)
+
+    def keys(self, name: str) -> torch.Tensor:
+        """int64 (N,), a key of each image, for numbers that the device makes itself (models/keyed.py)."""
+        digest = hashlib.blake2b(f"{self.seed}/{self.stream}/{name}".encode(), digest_size=8).digest()
+        return send(torch.from_numpy(self.positions + (int.from_bytes(digest, "little") >> 2)), self.device)
 
     def _drawn(self, kind: str, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         values = latents.field(self.seed, f"{self.stream}/{name}", self.positions, shape, kind)

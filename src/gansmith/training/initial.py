@@ -40,6 +40,7 @@ OF_D = {
     "table": "table_d",
     "last_map": "last_map_d",
     "fade": "fade",
+    "dropout": "dropout_d",
 }
 SHARE = 0.05  # of the duration: the longest half-life where the recipe has no ramp
 
@@ -219,7 +220,7 @@ def _beyond(net: Any, described: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in net.kwargs.items()
-        if name not in ("num_classes", "init", "alpha")
+        if name not in ("num_classes", "init", "alpha", "heads", "projection")
         and value != _listed(described.get(name, arguments[name].default))
     }
 

@@ -18,7 +18,7 @@ from gansmith.data.feed import Feed
 from gansmith.data.shards import Dataset
 from gansmith.errors import Diverged, Stopped
 from gansmith.hardware import peak_memory_gib
-from gansmith.models import spectral
+from gansmith.models import dropout, spectral
 from gansmith.training import ema, growth, memory, saving, schedule, scoring, stabilising, watching
 from gansmith.training.distributed import World
 from gansmith.training.micro_batches import Reals, of_d, of_g
@@ -141,7 +141,7 @@ def _phases_of_d(run: Run, state: State, reals: Reals) -> None:
             if stabilising.settled(losses, tolerance):
                 break
     if losses:
-        run.averages.add({"d_phases": loss.new_tensor(len(losses))})
+        run.averages.add({"d_phases": loss.new_full((), len(losses))})
 
 
 def _phase(run: Run, letter: str, state: State, reals: Reals) -> torch.Tensor:
@@ -230,7 +230,8 @@ def _accumulate(run: Run, letter: str, state: State, reals: Reals) -> Seen:
     for micro_batch in micro_batches:
         for each in micro_batch.split(run.bn_group) if parts else [micro_batch]:
             run.mark("loss")
-            with run.precision.autocast():
+            keys = each.draws.keys("dropout") if run.config.model.dropout_d and each.draws else None
+            with run.precision.autocast(), dropout.masked(state.D.net, keys):
                 loss, scalars = run.objective(letter, state.G.net, state.D.net, each)
             run.mark("D backward")
             (loss * player.scale.share(count)).backward()

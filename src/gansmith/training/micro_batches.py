@@ -51,7 +51,8 @@ def of_d(run: "Run", state: "State", reals: Reals) -> Iterator[MicroBatch]:
         z, y = _noise(run, "d", positions)
         real_y = send(labels, world.device) if run.num_classes else None
         real = to_device(images, world.device)
-        yield MicroBatch(z, y, real, real_y, _draws(run, "d", positions), state.D.turn)
+        draws = _draws(run, "d", positions)
+        yield MicroBatch(z, y, real, real_y, draws, state.D.turn, state.images_seen)
 
 
 def of_g(run: "Run", state: "State") -> Iterator[MicroBatch]:
@@ -65,7 +66,8 @@ def of_g(run: "Run", state: "State") -> Iterator[MicroBatch]:
             images, labels = run.feed.read(positions - start + shown)
             real = to_device(images, world.device)
             real_y = send(labels, world.device) if run.num_classes else None
-        yield MicroBatch(z, y, real, real_y, _draws(run, "g", positions), state.G.turn)
+        draws = _draws(run, "g", positions)
+        yield MicroBatch(z, y, real, real_y, draws, state.G.turn, state.images_seen)
 
 
 def _draws(run: "Run", name: str, positions: np.ndarray) -> Draws:

@@ -19,7 +19,8 @@ UNCHANGEABLE = {"train.seed", "data.balanced"} | {
     path
     for path in configuration.fields()
     if path.startswith(("model.", "init."))
-    and path not in ("model.latent", "model.init", "model.bn_eps", "model.sn_eps", "init.freeze_d")
+    and path not in ("model.latent", "model.init", "model.bn_eps", "model.sn_eps", "model.dropout_d")
+    and path != "init.freeze_d"
     and not path.startswith("init.release")
 }
 

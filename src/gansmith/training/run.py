@@ -175,7 +175,7 @@ def _ready(
         initial.introduce(log, source, config, summary)
         given = initial.networks(source, config, dataset, world, log)
     state = states.build(config, num_classes, group, order, world, chosen.dtype, given)
-    objective = objectives.build(config, world.device)
+    objective = objectives.build(config, world.device, len(dataset))
     rule = growth.rule(config, len(dataset))
     stabiliser = stabilising.build(config, {"d": state.D, "g": state.G}, world, len(dataset))
     state.memory = getattr(objective, "memory", {}) | growth.memory(rule, world.device)

@@ -23,6 +23,8 @@ from gansmith.training.objectives import import_function
 from gansmith.training.precision import LossScale
 from gansmith.training.release import Release, holds_at_start
 
+CONTRAST = 128  # numbers that D's contrast head makes of an image
+
 
 @dataclass
 class Player:
@@ -81,13 +83,26 @@ def discriminator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
         "wide": model.wide_d,
         "spectral": model.spectral_d,
         **_given(table=model.table_d, last_map=model.last_map_d, **_fading(config)),
+        **_given(heads=heads(config, num_classes), projection=None if config.head.projection else False),
+        **_given(dropout=model.dropout_d or None),
         **config.init.discriminator,
     }
     return families.known(families.DISCRIMINATORS, settings)
 
 
+def heads(config: Config, num_classes: int) -> dict[str, int] | None:
+    """What D is to say beside its logits: name → numbers; None: nothing."""
+    head = config.head
+    asked = {
+        "class": (num_classes, (head.classify_d, head.classify_g)),
+        "rotation": (4, (head.rotate_d, head.rotate_g)),
+        "contrast": (CONTRAST, (head.contrast_d,)),
+    }
+    return {name: n for name, (n, terms) in asked.items() if any(t is not None for t in terms)} or None
+
+
 def _given(**kwargs: Any) -> dict[str, Any]:
-    """What a promoted network has beyond others; a user's own D need not know these arguments."""
+    """What only some networks have; a user's own D need not know these arguments."""
     return {name: value for name, value in kwargs.items() if value is not None}
 
 
@@ -163,6 +178,8 @@ def build(
             G, D = networks(config, num_classes)
         else:
             G, D = given.G, given.D or discriminator(config, num_classes)
+    if given is not None and given.D is D:
+        _check_heads(D, config, num_classes)
     for net in (G, D, *((given.G_ema,) if given else ())):
         net.to(world.device)
         # One node's orthogonal factors need not be the other's.
@@ -186,6 +203,18 @@ def build(
         order=order,
         release=Release(holds=given is not None and holds_at_start(config, new_d)),
     )
+
+
+def _check_heads(D: nn.Module, config: Config, num_classes: int) -> None:
+    """Refuses a D that says other things than it is asked for; what a class is may have changed."""
+    kwargs = getattr(D, "kwargs", {})
+    has, asked = kwargs.get("heads"), heads(config, num_classes)
+    if has != asked or "class" in (has or {}) or kwargs.get("projection", True) != config.head.projection:
+        raise UserError(
+            f"--init-from: its D has {', '.join(has or ()) or 'no'} heads, and head.* asks for "
+            f"{', '.join(asked or ()) or 'none'}; only rotation and contrast can be taken over. Leave D out "
+            "(give a snapshot of G alone), or set head.* as it was trained."
+        )
 
 
 def replica(G: Any) -> Any:

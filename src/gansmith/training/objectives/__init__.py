@@ -26,9 +26,11 @@ __all__ = [
 ]
 
 
-def build(config: Config, device: torch.device) -> Objective:
-    """The objective that a configuration asks for, its memory on the device. Raises UserError."""
-    return Composed(config, device) if asked(config) else find(config.loss.objective)
+def build(config: Config, device: torch.device, epoch: int = 1) -> Objective:
+    """The objective that a configuration asks for, its memory on the device. epoch: images per epoch. Raises
+    UserError.
+    """
+    return Composed(config, device, epoch) if asked(config) else find(config.loss.objective)
 
 
 def find(name: str) -> Objective:

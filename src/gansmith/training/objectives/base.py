@@ -15,7 +15,7 @@ class MicroBatch:
     real_y (N,).
 
     draws: randomness of these images. turn: optimizer steps this network has taken, for what happens every
-    so many.
+    so many. images_seen: real images D had been shown when the phase began; None: this is a rehearsal.
     """
 
     z: torch.Tensor
@@ -24,6 +24,7 @@ class MicroBatch:
     real_y: torch.Tensor | None
     draws: Draws | None = None
     turn: int = 0
+    images_seen: int | None = None
 
     def split(self, images: int) -> list["MicroBatch"]:
         """Parts of so many images each, in stream order."""
@@ -40,10 +41,20 @@ class MicroBatch:
                 cut(at, self.real_y),
                 self.draws and replace(self.draws, positions=self.draws.positions[at]),
                 self.turn,
+                self.images_seen,
             )
             for at in slices
         ]
 
+
+def drawn(micro: MicroBatch) -> Draws:
+    """Its draws, where there have to be some."""
+    assert micro.draws is not None
+    return micro.draws
+
+
+Images = tuple[torch.Tensor, torch.Tensor | None]  # images and their classes
+Terms = dict[str, tuple[torch.Tensor | float, torch.Tensor]]  # added to a loss, by name: weight and value
 
 # (phase "d" | "g", G, D, micro-batch) → mean loss over the micro-batch, and detached scalars worth logging.
 # Attributes it may have:
