@@ -42,6 +42,17 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
             )
     if penalty.gradient_penalty is not None and penalty.method == "finite":
         yield "penalty.method", "finite differences give ‖∇D‖² on average, not the ‖∇D‖ of gradient_penalty"
+    slopes = (penalty.r1, penalty.r2, penalty.gradient_penalty)
+    clipped = config.stabilise.clip_weights is not None
+    if penalty.gradient_penalty is not None and clipped:
+        yield "penalty.gradient_penalty", "draws D's slope to 1, stabilise.clip_weights bounds it; choose one"
+    bounded = config.model.spectral_d or clipped or config.model.discriminator is not None
+    if objective == "wasserstein" and not bounded and all(not weight for weight in slopes):
+        yield (
+            "loss.objective",
+            "wasserstein has no minimum while D's slope is unbounded: set penalty.gradient_penalty=10, "
+            "stabilise.clip_weights=0.01 or model.spectral_d=true",
+        )
     if penalty.lecam is not None and objective == "relativistic":
         yield (
             "penalty.lecam",
