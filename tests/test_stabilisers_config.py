@@ -41,6 +41,7 @@ from gansmith.errors import UserError
         ({"head.rotate_d": 1.0, "model.discriminator": "mine:D"}, "needs gansmith's own D, and model.discr"),
         ({"head.contrast_d": 1.0, "loss.objective": "mine:loss"}, "is part of gansmith's own losses"),
         ({"model.dropout_d": 0.5, "model.discriminator": "mine:D"}, "is built into gansmith's own D"),
+        ({"model.noise_g": True, "model.family": "dcgan", "model.resolution": 64}, "not dcgan"),
         ({"head.rotate_g": 0.2}, "G would learn from a head that D does not train: set head.rotate_d"),
         ({"head.classify_d": 1.0, "model.conditional": False}, "there are no classes to tell"),
         ({"head.classify_d": 1.0, "data.labels": "random"}, "labels are drawn at random"),

@@ -20,7 +20,7 @@ SHOWN = {
     "stabilise.top_k": 0.4, "stabilise.top_k_decay": 0.8, "stabilise.top_k_every": 16,
     "stabilise.replay": 0.5, "stabilise.replay_images": 8, "stabilise.replay_span": 32,
     "head.classify_d": 1.0, "head.classify_g": 1.0, "head.projection": False, "head.rotate_d": 1.0,
-    "head.rotate_g": 0.2, "head.contrast_d": 0.5, "model.dropout_d": 0.3,
+    "head.rotate_g": 0.2, "head.contrast_d": 0.5, "model.dropout_d": 0.3, "model.noise_g": True,
 }  # fmt: skip
 
 

@@ -18,10 +18,11 @@ INFO = {"latent": "normal", "classes": [], "statistics": None, "images_seen": 7,
 
 @pytest.fixture(scope="module")
 def G() -> Generator:
-    G = Generator(resolution=32, num_classes=3, ch=2, dim_z=8, shared_dim=4, attention=(16,))
+    G = Generator(resolution=32, num_classes=3, ch=2, dim_z=8, shared_dim=4, attention=(16,), noise=True)
     spectral.converge(G)
     with torch.no_grad():
         G.blocks[1][1].gamma.fill_(0.7)  # type: ignore[index]
+        G.blocks[2][1].strength.fill_(0.5)  # type: ignore[index]
     return G.eval().requires_grad_(False)
 
 

@@ -84,6 +84,8 @@ def _of_older_families(config: Config) -> Iterator[tuple[str, str]]:
         yield "model.resolution", f"{model.family} is built for {', '.join(map(str, sizes))} px"
     if model.fade is not None:
         yield "model.fade", f"only BigGANs are promoted, not {model.family}"
+    if model.noise_g and model.family in ("dcgan", "wgan-gp"):
+        yield "model.noise_g", f"noise inputs are built into BigGAN's kind of generator, not {model.family}"
     if model.family not in WITHOUT_ATTENTION:
         return
     for name, at in (("attention_g", model.attention_g), ("attention_d", model.attention_d)):

@@ -65,6 +65,7 @@ class ModelConfig(Section):
     sn_eps: float = identity(1e-6, "epsilon of spectral norm", gt=0)
     spectral_g: bool = identity(True, "spectral norm in G")
     spectral_d: bool = identity(True, "spectral norm in D")
+    noise_g: bool = identity(False, "noise inputs in every block of G, with learned strengths (StyleGAN)")
     dropout_d: float = identity(0.0, "share of D's features that training drops", ge=0, lt=1)
     discriminator: str | None = identity(None, "own D, as module:function taking D's keyword arguments")
     table_g: tuple[int, ...] | None = identity(

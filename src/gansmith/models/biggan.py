@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gansmith.models import layers, tables
+from gansmith.models import keyed, layers, tables
 from gansmith.models.head import ProjectionDiscriminator, check_labels
 from gansmith.models.layers import Attention, Conv, Embedding, Linear, widen
+from gansmith.models.noise import Noise
 from gansmith.models.normalization import AffineBatchNorm
 from gansmith.models.statistics_table import StatisticsTable
 
@@ -31,7 +32,8 @@ class Generator(nn.Module):
     depth: blocks per stage (deep only). spectral: False leaves spectral norm out. rgb_rows: outputs of the
     last convolution, of which the first `channels` are the image (published deep weights have ch of them, and
     the spectral norm is that of all); None is `channels`. table: channel multipliers in place of the
-    published ones. Raises ValueError for settings that do not go together.
+    published ones. noise: every block's map gets noise (noise.py). Raises ValueError for settings that do not
+    go together.
 
     Of imported networks only: gain_offset stands for the 1 of a conditional gain 1 + W·condition; upsampling
     `zeros` sets pixels apart by zeros instead of repeating them.
@@ -73,6 +75,7 @@ class Generator(nn.Module):
         alpha: float = 1.0,
         gain_offset: float = 1,
         upsampling: str = "nearest",
+        noise: bool = False,
     ) -> None:
         super().__init__()
         skip_z = skip_z and family in tables.BIGGAN
@@ -119,6 +122,8 @@ class Generator(nn.Module):
                 by_resolution = last and 8 << stage in attention
                 if by_resolution if attention_blocks is None else here in attention_blocks:
                     self.blocks[-1].append(Attention(out, eps))  # type: ignore[operator]
+                if noise:
+                    self.blocks[-1].append(Noise(out, here))  # type: ignore[operator]
 
         def output_layer(width: int) -> nn.Sequential:
             return nn.Sequential(
@@ -147,9 +152,14 @@ class Generator(nn.Module):
         """How far the new stage has come in: 0 not at all, 1 wholly. Means nothing without `fade`."""
         _set_alpha(self, alpha)
 
-    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """z float32 (N, dim_z); y int64 (N,), or float (N, num_classes) weights that mix classes, or None."""
+    def forward(self, z: Tensor, y: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+        """z float32 (N, dim_z); y int64 (N,), or float (N, num_classes) weights that mix classes, or None.
+
+        keys: int64 (N,), what names each image's noise; None: its z.
+        """
         first, conditions = self._conditions(z, y)
+        if self.kwargs["noise"] and keys is None:
+            keys = keyed.of_rows(z)
         h = self.linear(first).unflatten(1, (-1, 4, 4))
         if self.channels_last:
             h = h.contiguous(memory_format=torch.channels_last)
@@ -158,7 +168,10 @@ class Generator(nn.Module):
             if self.old_output is not None and i == self.first_new and self.alpha < 1:
                 old = widen(self.old_output(h))
             for layer in group:  # type: ignore[attr-defined]
-                h = layer(h) if isinstance(layer, Attention) else layer(h, condition)
+                if isinstance(layer, Attention):
+                    h = layer(h)
+                else:
+                    h = layer(h, keys if isinstance(layer, Noise) else condition)
         image = widen(self.output_layer(h))
         if old is not None:
             image = layers.mix(layers.up(old), image, self.alpha)

@@ -29,15 +29,17 @@ def scramble(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, by: int) -> Tensor:
-    """x >> by without its sign: int64 is all there is."""
+    """x >> by without its sign, by > 0: int64 is all there is."""
     return (x >> by) & ((1 << (64 - by)) - 1)
 
 
 def of_rows(x: Tensor) -> Tensor:
-    """A key for each row of x (N, d), from all bits of its float32 values: int64 (N,)."""
-    bits = x.float().contiguous().view(torch.int32).long()
-    odd = scramble(torch.arange(x.shape[1], device=x.device)) | 1
-    return scramble((bits * odd).sum(1))
+    """A key for each row of x (N, d), from all of its float32 values, to a millionth: int64 (N,)."""
+    whole = (x.float() * 2.0**20).long()
+    entries = scramble(whole + scramble(torch.arange(x.shape[1], device=x.device)))
+    # Sums of halves fit 53 bits: onnxruntime adds integers as doubles.
+    low, high = (entries & 0xFFFFFFFF).sum(1), _shifted(entries, 32).sum(1)
+    return scramble(low + scramble(high))
 
 
 def uniform(keys: Tensor, count: int, place: int | Tensor = 0) -> Tensor:

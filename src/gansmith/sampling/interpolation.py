@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gansmith.errors import UserError
+from gansmith.models import keyed
 from gansmith.models.biggan import Generator
 from gansmith.sampling import latents, sampler
 
@@ -103,5 +104,8 @@ def strip(
             last = first if mode == "z" else labels[row + 1]
             y_rows.append(mixing_weights(first, last, steps, num_classes))
     z, y = torch.cat(z_rows), torch.cat(y_rows) if y_rows else None
-    batches = sampler.generate(G, z, y, micro_batch, autocast_dtype)
+    keys = None
+    if G.kwargs.get("noise"):  # or it would flicker: every point of a path has a latent of its own
+        keys = keyed.of_rows(ends[:1]).expand(len(z))
+    batches = sampler.generate(G, z, y, micro_batch, autocast_dtype, keys)
     return torch.cat([batch.cpu() for batch in batches]).numpy()

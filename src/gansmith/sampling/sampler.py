@@ -60,10 +60,12 @@ def generate(
     y: torch.Tensor | None,
     micro_batch: int,
     autocast_dtype: torch.dtype | None = None,
+    keys: torch.Tensor | None = None,
 ) -> Iterator[torch.Tensor]:
     """Images in batches of at most `micro_batch`: uint8 (n, H, W, C) on G's device.
 
-    z: float32 (N, dim_z). y: int64 (N,), float mixing weights (N, num_classes), or None; both on any device.
+    z: float32 (N, dim_z). y: int64 (N,), float mixing weights (N, num_classes), or None. keys: int64 (N,) of
+    a G with noise inputs, None: what z says. All on any device.
     G must be in eval mode with its normalised weights ready, and is not changed.
     """
     assert not G.training, "sampling uses standing statistics: call G.eval() first"
@@ -71,7 +73,8 @@ def generate(
     for first in range(0, len(z), micro_batch):
         here = slice(first, first + micro_batch)
         with hardware.autocast(device.type, autocast_dtype):
-            images = G(z[here].to(device), None if y is None else y[here].to(device))
+            given = [None if part is None else part[here].to(device) for part in (z, y)]
+            images = G(*given) if keys is None else G(*given, keys[here].to(device))
         yield to_uint8(images)
 
 

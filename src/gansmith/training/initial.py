@@ -32,7 +32,7 @@ OF_G = {
     name: name
     for name in ("family", "resolution", "channels", "ch", "dim_z", "shared_dim", "skip_z", "depth", "bn_eps",
                  "sn_eps", "fade")
-} | {"attention": "attention_g", "spectral": "spectral_g", "table": "table_g"}  # fmt: skip
+} | {name: f"{name}_g" for name in ("attention", "spectral", "table", "noise")}  # fmt: skip
 OF_D = {
     "attention": "attention_d",
     "wide": "wide_d",

@@ -68,7 +68,7 @@ def generator_kwargs(config: Config, num_classes: int) -> dict[str, Any]:
         "skip_z": model.skip_z,
         "attention": tuple(model.attention_g),
         "spectral": model.spectral_g,
-        **_given(table=model.table_g, **_fading(config)),
+        **_given(table=model.table_g, noise=model.noise_g or None, **_fading(config)),
         **config.init.generator,
     }
     return families.known(families.GENERATORS, settings)
