@@ -55,10 +55,11 @@ def test_what_goes_wrong_is_named_apart(change: logs.Change, kind: str) -> None:
     assert last.position / logs.DURATION < 0.52
 
 
-def test_dying_gradient_of_g_under_a_d_that_has_not_won_is_another_thing() -> None:
+def test_d_that_tells_nothing_any_more_is_called_dead() -> None:
     def dies(at: float, row: dict[str, Any]) -> None:
         if at > 0.5:
-            row |= {"loss_d": 2.0, "d_real": 0.0, "d_fake": 0.0, "gradient_norm_g": 0.01, "sigma0_d": 20.0}
+            row |= {"loss_d": 2.0, "d_real": 0.0, "d_fake": 0.0, "sigma0_d": 20.0}
+            row |= {"gradient_norm_g": 0.01, "gradient_norm_d": 0.1}
 
     last = watched(logs.rows(dies, until=0.55))[-1]
     assert (last.state, last.kind) == ("collapsed", "dead D")

@@ -99,6 +99,18 @@ def test_thinning_a_growing_sequence_stays_log_spaced():
     assert max(ratios) < 8  # even spacing would be 1024 ** (1/7) = 2.7
 
 
+def test_counted_from_now_back_too_there_is_one_from_a_little_while_ago():
+    kept: list[int] = []
+    shares = []
+    for age in range(1, 401):
+        older, new = sorted(kept)[:-1], sorted(kept)[-1:]
+        kept = [*checkpoint.thin(older, 6, now=age), *new, age]
+        shares.append(max((each for each in kept if each <= 0.9 * age), default=0) / age)
+    assert min(kept) == 1
+    assert len(kept) == 8
+    assert sorted(shares[20:])[len(shares) // 2] > 0.75
+
+
 def test_retention_keeps_the_newest_the_spaced_and_the_protected(tmp_path):
     for images in (1, 2, 4, 8, 16, 32):
         save(tmp_path, images)

@@ -122,9 +122,11 @@ def test_non_finite_gradients_are_skipped_then_end_the_run_with_the_way_out(tiny
     settings = {
         "loss.objective": f"{__name__}:nan_after_four",
         "train.max_skipped": 3,
+        "train.micro_batch": 8,
+        "guard.policy": "stop",
         "log.snapshot_every": 1000,
     }
-    with pytest.raises(Diverged, match=r"4 D steps in a row[\s\S]*--set optim.lr_g=0.0005"):
+    with pytest.raises(Diverged, match=r"5 D steps in a row[\s\S]*--set optim.lr_g=0.0005"):
         tiny("run", settings | {"train.duration": 640, "log.checkpoint_every": 1000})
 
 

@@ -167,7 +167,7 @@ def test_a_run_that_is_stuck_ends_before_anything_of_it_is_saved(tiny, tmp_path,
     monkeypatch.setattr(objectives, "find", lambda name: nan_at(*range(3, 1000)))
     settings = {
         "train.micro_batch": 8, "train.duration": 6400, "train.max_skipped": 4, "optim.d_steps": 1,
-        "log.status_every": 64, "log.snapshot_every": 48, "log.checkpoint_every": 48,
+        "guard.policy": "stop", "log.status_every": 64, "log.snapshot_every": 48, "log.checkpoint_every": 48,
     }  # fmt: skip
     with pytest.raises(Diverged, match=r"6 D steps in a row[\s\S]* at 64 images"):
         tiny("run", settings)

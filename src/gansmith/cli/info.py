@@ -74,6 +74,7 @@ def _network(path: Path) -> Iterator[Row]:
         yield "snapshots", _listed(snapshots)
         yield "checkpoints", _listed(checkpoints)
         yield from _progress(path, checkpoints)
+        yield from _lineage(path)
         if not snapshots and not checkpoints:
             return
     file = _find(path)
@@ -100,6 +101,15 @@ def _progress(path: Path, checkpoints: list[Path]) -> Iterator[Row]:
     seen, goal = record["images_seen"], configuration.images(duration, record["data"]["images"] or 1 << 40)
     end = "finished" if seen >= goal else f"unfinished: gansmith train --out {path} goes on"
     yield "progress", f"{seen:,} of {goal:,} images, {end}"
+
+
+def _lineage(path: Path) -> Iterator[Row]:
+    """Where the run went back, once for each time."""
+    from gansmith.training import lineage
+
+    for branch in lineage.read(path).branches:
+        origin = f"checkpoint {branch.origin}" if branch.origin else "the beginning"
+        yield "went back", f"from {branch.collapsed:,} images ({branch.kind}) to {origin}"
 
 
 def _described(described: dict[str, Any], other_place: str) -> Iterator[Row]:

@@ -245,7 +245,9 @@ class LogConfig(Section):
     snapshot_d: bool = free(False, "keep D in snapshots too")
     keep_snapshots: int = free(20, "snapshots kept: log-spaced in images, the newest always", ge=1)
     keep_checkpoints: int = free(2, "newest checkpoints kept", ge=1)
-    keep_spaced: int = free(4, "older checkpoints kept, log-spaced in images", ge=0)
+    keep_spaced: int = free(
+        4, "older checkpoints kept, log-spaced in images from the start and from now back", ge=0
+    )
     keep_gigabytes: float | None = free(None, "bound on all checkpoints together, the newest excepted", gt=0)
     tensorboard: bool = free(False, "write TensorBoard events too (extra: tensorboard)")
 

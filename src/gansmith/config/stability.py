@@ -228,3 +228,19 @@ class WatchConfig(Section):
 
 class GuardConfig(Section):
     """What happens when training collapses (docs/stability.md)."""
+
+    policy: Literal["rollback", "stop", "warn", "off"] = free(
+        "rollback",
+        "on collapse: go back and try otherwise, end the run, say so and train on; off: do not look",
+    )
+    retries: int = free(3, "how often the run may go back", ge=0)
+    back: float = free(
+        0.1,
+        "how far before the first suspicion, as a share of the images seen then; further each time",
+        ge=0,
+        lt=1,
+    )
+    penalty_r1: float | None = free(
+        None, "penalty.r1 that a run has after going back, if it has a weaker one or none", ge=0
+    )
+    lr_factor: float = free(0.5, "learning rates are multiplied by this at each going back", gt=0, le=1)

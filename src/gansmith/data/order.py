@@ -39,10 +39,17 @@ class SetRef:
 
 @dataclass(frozen=True)
 class Segment:
-    """From position `start` on, images come from these sets."""
+    """From position `start` on, images come from these sets, in an order named by `lineage` too: how often
+    the run went back before."""
 
     start: int
     sets: tuple[SetRef, ...]
+    lineage: int = 0
+
+    @property
+    def name(self) -> tuple[int, ...]:
+        """What enters the keys of its order and augmentation; nothing while the run never went back."""
+        return (self.lineage,) if self.lineage else ()
 
 
 @dataclass(frozen=True)
@@ -90,21 +97,33 @@ class Order:
         """
         positions = np.asarray(positions, np.int64)
         assert not len(positions) or positions.min() >= 0, "positions start at 0"
-        epoch, sample = np.empty_like(positions), np.empty_like(positions)
         which = self.segment_of(positions)
-        for number in np.unique(which).tolist():
-            here = which == number
-            epoch[here], sample[here] = self._locate_in(number, positions[here] - self.segments[number].start)
-        everywhere = positions.astype(np.uint64)
-        bits = _scramble(_key("augmentation", self.seed), everywhere)
+        numbers = np.unique(which).tolist()
+        if len(numbers) == 1:
+            epoch, sample, bits, label_bits = self._columns(numbers[0], positions)
+        else:
+            epoch, sample = np.empty_like(positions), np.empty_like(positions)
+            bits, label_bits = np.empty_like(positions, np.uint64), np.empty_like(positions, np.uint64)
+            for number in numbers:
+                here = which == number
+                found = self._columns(number, positions[here])
+                epoch[here], sample[here], bits[here], label_bits[here] = found
         return Located(
             epoch=epoch,
             sample=sample,
             flip=(bits >> np.uint64(63)).astype(bool),
             crop_y=(bits >> np.uint64(32) & np.uint64(0x7FFFFFFF)) / 2.0**31,
             crop_x=(bits & np.uint64(0xFFFFFFFF)) / 2.0**32,
-            random_label_bits=_scramble(_key("label", self.seed), everywhere),
+            random_label_bits=label_bits,
         )
+
+    def _columns(self, number: int, positions: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Epoch, sample, bits of the augmentation and of random labels at positions of one segment."""
+        segment = self.segments[number]
+        epoch, sample = self._locate_in(number, positions - segment.start)
+        everywhere = positions.astype(np.uint64)
+        bits = _scramble(_key("augmentation", self.seed, *segment.name), everywhere)
+        return epoch, sample, bits, _scramble(_key("label", self.seed, *segment.name), everywhere)
 
     def segment_of(self, positions: np.ndarray) -> np.ndarray:
         """The number of the segment each position lies in, int64 (N,)."""
@@ -119,31 +138,44 @@ class Order:
             for segment, end in zip(self.segments, ends, strict=True)
         )
 
-    def opened_at(self, position: int, sets: Sequence[SetRef], labels: np.ndarray | None = None) -> "Order":
-        """The same history, and from `position` on other sets; itself if these are the sets it has.
+    def opened_at(
+        self,
+        position: int,
+        sets: Sequence[SetRef],
+        labels: np.ndarray | None = None,
+        lineage: int | None = None,
+    ) -> "Order":
+        """The same history, and from `position` on other sets, or the same in another order; itself if these
+        are the sets and the order it has.
 
         Nothing before the position changes. A segment opened where the last one starts replaces it. labels:
-        those of the new set, where the order does not have them already.
+        those of the new set, where the order does not have them already. lineage: None is the last one's.
         """
         last = self.segments[-1]
-        if tuple(sets) == last.sets:
+        lineage = last.lineage if lineage is None else lineage
+        if (tuple(sets), lineage) == (last.sets, last.lineage):
             return self
         assert position >= last.start, (
             f"position {position} lies before the last segment's start {last.start}"
         )
         kept = self.segments if position > last.start else self.segments[:-1]
         labels = self.labels if labels is None else labels
-        return Order(self.seed, (*kept, Segment(position, tuple(sets))), self.balanced, labels)
+        return Order(self.seed, (*kept, Segment(position, tuple(sets), lineage)), self.balanced, labels)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary: all but the labels."""
-        return {"seed": self.seed, "balanced": self.balanced, "segments": [asdict(s) for s in self.segments]}
+        segments = [asdict(s) for s in self.segments]
+        for segment in segments:
+            if not segment["lineage"]:
+                del segment["lineage"]
+        return {"seed": self.seed, "balanced": self.balanced, "segments": segments}
 
     @staticmethod
     def from_json(data: dict[str, Any], labels: np.ndarray | None = None) -> "Order":
         """The order that `to_json` described."""
         segments = tuple(
-            Segment(int(s["start"]), tuple(SetRef(**one) for one in s["sets"])) for s in data["segments"]
+            Segment(int(s["start"]), tuple(SetRef(**one) for one in s["sets"]), int(s.get("lineage", 0)))
+            for s in data["segments"]
         )
         return Order(int(data["seed"]), segments, bool(data["balanced"]), labels)
 
@@ -155,7 +187,7 @@ class Order:
                 f"data: the stream mixes {len(segment.sets)} sets from image {segment.start:,} on; "
                 f"mixing several sets is not supported yet. Prepare them into one."
             )
-        key = _key("order", self.seed, segment.start)
+        key = _key("order", self.seed, segment.start, *segment.name)
         if not self.balanced:
             epoch, rank = np.divmod(steps, segment.sets[0].size)
             return epoch, _permuted_in_epochs(segment.sets[0].size, key, epoch, rank)

@@ -8,6 +8,7 @@ is none. Votes are weighed, not counted: signals of one family go together. Must
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -20,8 +21,9 @@ RECENT = 3  # bins whose median is what a signal is now
 WINDOW = 1 / 2  # of the positions since the first row: what it was
 LEAST = 8  # bins to know what was
 WARM_UP = 0.1  # of the duration, before which only broken numbers count
-ABSORBED = 0.15  # of the positions so far: a suspicion this long is how things are now
-SUSPECT, COLLAPSED = 2, 4  # weights of votes together
+SUSPECT, GRAVE, COLLAPSED = 2, 3, 4  # weights of votes together
+LASTING = 6  # bins: what is grave for so long is a collapse
+ABSORBED = 0.15, 24  # of the positions so far, and bins: a light suspicion this long is how things are now
 LOW_LOSS = 0.05  # of D: it has won
 BROKEN_ROWS = 3  # in a row without a finite gradient
 SCORE_SUSPECT, SCORE_COLLAPSED = 1.3, 2.0  # times the best
@@ -90,6 +92,8 @@ class Detector:
     broken_since: float | None = None
     votes: dict[str, Vote] = field(default_factory=dict)
     since: float | None = None
+    bins_suspect: int = 0  # in a row
+    bins_grave: int = 0
     state: str = "ok"
     best_score: float | None = None
     score_at: float | None = None  # of the newest that was well
@@ -174,9 +178,8 @@ class Detector:
         self.bins.append(Bin(position, values))
         assert self.start is not None
         elapsed = position - self.start
-        oldest = position - WINDOW * elapsed
-        while len(self.bins) > LEAST + RECENT and self.bins[0].position < oldest:
-            self.bins.pop(0)
+        if not weigh(self.votes.values()):  # in the midst of trouble must not be forgotten what was usual
+            self._forget(position - WINDOW * elapsed)
         if elapsed < WARM_UP * self.duration:
             return
         for rule in RULES:
@@ -184,7 +187,23 @@ class Detector:
                 if name == rule.signal or (rule.signal == signals.LAYER and name.startswith(signals.LAYER)):
                     self._apply(rule, name)
         self._look_for_vanishing()
-        self.bins[-1].quiet = not weigh(self.votes.values())
+        weight = weigh(self.votes.values())
+        self.bins[-1].quiet = not weight
+        self.bins_suspect = self.bins_suspect + 1 if weight >= SUSPECT else 0
+        self.bins_grave = self.bins_grave + 1 if weight >= GRAVE else 0
+
+    def _forget(self, oldest: float) -> None:
+        """Drops values from before `oldest`, but for signals that are seldom looked at: they keep enough."""
+        later: Counter[str] = Counter()
+        kept: list[Bin] = []
+        for each in reversed(self.bins):
+            values = each.values
+            if each.position < oldest:
+                values = {name: value for name, value in values.items() if later[name] < LEAST + RECENT}
+            later.update(values.keys())
+            if values:
+                kept.append(Bin(each.position, values, each.quiet))
+        self.bins = kept[::-1]
 
     def _look_for_vanishing(self) -> None:
         """A G whose gradient dies under a D that has won learns nothing more; either alone is no alarm."""
@@ -194,11 +213,12 @@ class Detector:
             self.votes["gradient_norm_g falls"] = replace(dying, weight=COLLAPSED, says=says)
 
     def _recent(self, name: str) -> list[float]:
-        return [each.values[name] for each in self.bins[-RECENT:] if name in each.values]
+        return [each.values[name] for each in self.bins if name in each.values][-RECENT:]
 
     def _apply(self, rule: Rule, name: str) -> None:
+        known = [each for each in self.bins if name in each.values]
         recent = self._recent(name)
-        before = [each.values[name] for each in self.bins[:-RECENT] if name in each.values and each.quiet]
+        before = [each.values[name] for each in known[:-RECENT] if each.quiet]
         key = f"{name} {rule.way}"
         if len(recent) < RECENT or len(before) < LEAST:
             self.votes.pop(key, None)
@@ -212,9 +232,9 @@ class Detector:
         if rule.slow:
             held = min(usual, 1.0)
             self.best[name] = max(self.best.get(name, 0.0), held)
-            far = far or value < rule.slow * self.best[name]
+            far = value < 1 and (far or value < rule.slow * self.best[name])
         if far:
-            since = self.bins[-RECENT - 1].position
+            since = known[-RECENT - 1].position
             spreads = away(value, before)
             self._vote(
                 Vote(name, rule.way, rule.says, rule.weight, rule.family, value, usual, spreads, since)
@@ -232,7 +252,9 @@ class Detector:
         votes = tuple(sorted(self.votes.values(), key=lambda vote: (-vote.weight, vote.since, vote.signal)))
         weight = weigh(votes)
         before = self.state
-        self.state = "collapsed" if weight >= COLLAPSED else "suspect" if weight >= SUSPECT else "ok"
+        collapsed = weight >= COLLAPSED or (weight >= GRAVE and self.bins_grave >= LASTING)
+        collapsed |= before == "collapsed" and weight >= SUSPECT
+        self.state = "collapsed" if collapsed else "suspect" if weight >= SUSPECT else "ok"
         if not weight:
             self.since = None
         elif self.since is None:
@@ -243,10 +265,11 @@ class Detector:
         return Verdict(position, self.state, kind_of(votes), self.since, votes, before != self.state)
 
     def _absorb(self, position: float) -> None:
-        """A suspicion that lasts and does not worsen is how the run is now: what came before is forgotten."""
+        """A light suspicion that lasts is how the run is now: what came before is forgotten."""
         if self.since is None or self.start is None or self.state != "suspect":
             return
-        if position - self.since > ABSORBED * (position - self.start):
+        share, bins = ABSORBED
+        if position - self.since > share * (position - self.start) and self.bins_suspect >= bins:
             self.bins = [Bin(each.position, each.values) for each in self.bins if not each.quiet]
             self.best = {}
 
@@ -277,10 +300,10 @@ def kind_of(votes: tuple[Vote, ...]) -> str:
         *((name, "rises") for name in signals.GRADIENTS),
     }:
         return "diverged"
-    dying = [vote for vote in votes if (vote.signal, vote.way) == ("gradient_norm_g", "falls")]
-    if dying:
-        return "vanishing" if dying[0].weight == COLLAPSED else "dead D"
-    return "mode collapse"
+    dying = [vote for vote in votes if vote.signal in signals.GRADIENTS]
+    if any(vote.weight == COLLAPSED for vote in dying):
+        return "vanishing"
+    return "dead D" if len(dying) == 2 else "mode collapse"
 
 
 def _compared(vote: Vote) -> str:

@@ -23,6 +23,7 @@ PLAIN = {
     "diversity_class_min": "mean distance within the least varied class, beside that of reals",
     "duplicates": "share of generated images that have a twin",
     "d_held_out": "D's mean output on reals it was not trained on",
+    "d_gap": "how much higher D's output on reals it was trained on is, like for like",
     "skipped": "steps left out for non-finite gradients, counted from the start",
     "step": "steps of G, counted from the start",
     "score": "a distance such as FID: lower is better",
@@ -39,8 +40,8 @@ class Rule:
 
     way: `rises` or `falls`. ratio: to the trailing median, beyond which it is far. margin: to be added to
     that, for signals that may be 0. spreads: and so many trailing spreads (1.48 · MAD) away. weight: of the
-    vote; of a family only the heaviest counts, as its signals go together. slow: it also votes below this
-    share of the best it ever held, 1 (as the reals) at most.
+    vote; of a family only the heaviest counts, as its signals go together. slow: of what is relative to
+    reals. It votes only where it is below theirs, and also below this share of the best it held, 1 at most.
     """
 
     signal: str
@@ -60,7 +61,8 @@ RULES = (
     Rule("sigma0_d", "rises", 1.5, 2, "singular values", "σ0 of D grows at once"),
     Rule("gradient_norm_g", "rises", 10, 3, "gradients", "G's gradient explodes"),
     Rule("gradient_norm_d", "rises", 10, 3, "gradients", "D's gradient explodes"),
-    Rule("gradient_norm_g", "falls", 0.1, 2, "gradients", "G's gradient dies"),
+    Rule("gradient_norm_g", "falls", 0.2, 2, "gradients", "G's gradient dies"),
+    Rule("gradient_norm_d", "falls", 0.2, 2, "gradients", "D's gradient dies"),
     Rule("loss_d", "rises", 1.5, 1, "losses", "D's loss jumps up"),
     Rule("gap", "falls", 0.2, 1, "judgement", "D tells reals from fakes no longer"),
     Rule("gap", "rises", 3, 1, "judgement", "D tells reals from fakes much more easily"),
@@ -69,7 +71,7 @@ RULES = (
     Rule("diversity_class_min", "falls", 0.5, 1, "classes", "images of a class become alike", slow=0.3),
     Rule("duplicates", "rises", 2, 1, "duplicates", "images repeat", margin=0.2),
     Rule("skipped_per_step", "rises", 2, 2, "finite", "steps are left out all the time", margin=0.5),
-    Rule("memory_gap", "rises", 3, 1, "memory", "D knows its training images by heart", margin=1.0),
+    Rule("d_gap", "rises", 3, 1, "memory", "D knows its training images by heart", margin=1.0),
 )
 
 
@@ -86,8 +88,8 @@ def of_row(row: Mapping[str, Any]) -> dict[str, float]:
     }
     if "d_real" in found and "d_fake" in found:
         found["gap"] = found["d_real"] - found["d_fake"]
-    if "d_real" in found and "d_held_out" in found:
-        found["memory_gap"] = found["d_real"] - found["d_held_out"]
+    if "d_gap" not in found and "d_real" in found and "d_held_out" in found:
+        found["d_gap"] = found["d_real"] - found["d_held_out"]
     return {name: value for name, value in found.items() if name not in ("d_held_out", "score")}
 
 

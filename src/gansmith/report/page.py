@@ -19,7 +19,9 @@ from gansmith.report.records import Log, number
 from gansmith.report.settings import Settings
 
 SCRIPTS = ("frame.js", "viewer.js", "charts.js", "curves.js")
-MARKED = {"resume", "start", "rollback", "diverged", "finished", "growth", "warning"}
+MARKED = {
+    "resume", "start", "rollback", "suspect", "collapsed", "diverged", "finished", "growth", "warning"
+}  # fmt: skip
 
 
 def render(run: Path, sources: Sequence[Source], read: Settings, pictures: Pictures) -> str:

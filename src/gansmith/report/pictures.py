@@ -23,7 +23,7 @@ KINDS = (
     ("interpolation", "interpolations", 24),
 )
 MOST_OTHERS = 24
-_NAME = re.compile(r"^(?P<images>\d+)(?:[-_](?P<kind>.+))?$")
+_NAME = re.compile(r"^(?P<images>\d+)(?:-\d+)?(?:[-_](?P<kind>\D.*))?$")  # -1: made after going back
 
 
 @dataclass

@@ -60,7 +60,8 @@ def summary(log: Log, read: Settings, rows: list[dict[str, Any]]) -> str:
 
 def badge(log: Log) -> str:
     """How the run stands, as far as its log tells."""
-    ends = [row for row in log.rows if row.kind in ("finished", "diverged", "start", "resume", "status")]
+    kinds = ("finished", "diverged", "collapsed", "start", "resume", "rollback", "status")
+    ends = [row for row in log.rows if row.kind in kinds]
     if not ends:
         return '<span class="badge soft">nothing logged yet</span>'
     # Evaluations may come long after; they say nothing of training.
@@ -68,8 +69,8 @@ def badge(log: Log) -> str:
     known = [moment for moment in times if moment is not None]
     if ends[-1].kind == "finished":
         return '<span class="badge good">finished</span>'
-    if ends[-1].kind == "diverged":
-        return '<span class="badge bad">diverged</span>'
+    if ends[-1].kind in ("diverged", "collapsed"):
+        return f'<span class="badge bad">{ends[-1].kind}</span>'
     gaps = [later - earlier for earlier, later in zip(known[-20:], known[-19:])]
     patience = max(300.0, 3 * max(gaps, default=0.0))
     if known and time.time() - known[-1] < patience:
@@ -162,6 +163,10 @@ def describe(row: Row) -> str:
         return str(data.get("text", ""))
     if row.kind == "diverged":
         return f"non-finite gradients of {str(data.get('phase', '?')).upper()} beyond the limit"
+    if row.kind in ("suspect", "collapsed", "recovered"):
+        return str(data.get("why", ""))
+    if row.kind == "rollback":
+        return _went_back(data)
     changes = data.get("changes")
     if isinstance(changes, list) and changes:
         said = []
@@ -178,6 +183,16 @@ def describe(row: Row) -> str:
         return str(data.get("file") or data.get("path") or "")
     rest = {k: v for k, v in data.items() if k not in ("type", "time", "images_seen", "changes")}
     return ", ".join(f"{key} {settings.show(value)}" for key, value in rest.items())
+
+
+def _went_back(data: dict[str, Any]) -> str:
+    origin, collapsed = data.get("origin"), number(data.get("collapsed"))
+    said = [f"to checkpoint {origin}" if origin else "to the beginning"]
+    if collapsed is not None:
+        said.append(f"from {collapsed:,.0f} images ({data.get('what', '?')})")
+    if (factor := number(data.get("lr_factor"))) is not None:
+        said.append(f"learning rates × {factor:g}")
+    return ", ".join(said)
 
 
 def scores_table(rows: list[dict[str, Any]], charts: bool) -> str:

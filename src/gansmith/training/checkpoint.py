@@ -1,6 +1,7 @@
 """Checkpoints: saved so that a kill at any instant leaves a loadable one, loaded only when proven whole.
 
-A checkpoint is a folder `checkpoints/000012345678` (images seen): `networks.safetensors` and
+A checkpoint is a folder `checkpoints/000012345678` (images seen; after going back `000012345678-1`, with the
+number of the branch, see lineage.py): `networks.safetensors` and
 `optimizers.safetensors` (state.tensors), `memory.safetensors` where losses remember something,
 `G_ema.safetensors` (a snapshot, for people), `state.json`, and
 `manifest.json` with the size and SHA-256 of the others.
@@ -8,6 +9,7 @@ A checkpoint is a folder `checkpoints/000012345678` (images seen): `networks.saf
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,11 +23,23 @@ from gansmith.errors import UserError
 from gansmith.weights import snapshot
 
 FORMAT, VERSION = "gansmith-checkpoint", 1
+ABANDONED, DAMAGED = ".abandoned", ".damaged"  # behind the names of what was set aside
 Warn = Callable[[str], None]
+_NAME = re.compile(r"(\d+)(?:-(\d+))?(?:\..*)?")
 
 
-def name(images_seen: int) -> str:
-    return f"{images_seen:012d}"
+def name(images_seen: int, lineage: int = 0) -> str:
+    """What the files of a moment are called: 000012345678, and on the run's second branch 000012345678-2."""
+    return f"{images_seen:012d}-{lineage}" if lineage else f"{images_seen:012d}"
+
+
+def parse(name: str) -> tuple[int, int] | None:
+    """(images seen, number of the branch) of the name of a file or folder; None for others, as those set
+    aside."""
+    match = _NAME.fullmatch(name)
+    if not match or name.endswith((ABANDONED, DAMAGED)):
+        return None
+    return int(match[1]), int(match[2] or 0)
 
 
 def save(
@@ -34,10 +48,10 @@ def save(
     record: dict[str, Any],
     save_snapshot: Callable[[Path], None],
 ) -> Path:
-    """Writes the checkpoint for record["images_seen"] below `folder`. Raises OSError (disk full) leaving
-    nothing.
+    """Writes the checkpoint for record["images_seen"], of the branch that record["lineage"] ends with, below
+    `folder`. Raises OSError (disk full) leaving nothing.
     """
-    target = folder / name(record["images_seen"])
+    target = folder / name(record["images_seen"], len(record.get("lineage", ())))
     folder.mkdir(parents=True, exist_ok=True)
     with files.replacing_folder(target) as temporary:
         for stem, group in tensors.items():
@@ -75,18 +89,20 @@ def listed(folder: Path) -> list[Path]:
     """Checkpoints below `folder`, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
+    return sorted(path for path in folder.iterdir() if path.is_dir() and parse(path.name))
 
 
-def latest(folder: Path, warn: Warn) -> Path | None:
+def latest(folder: Path, warn: Warn, keeps: Callable[[int, int], bool] | None = None) -> Path | None:
     """The newest undamaged checkpoint, warning of every damaged one passed over; None if there is none at
-    all.
+    all. keeps: of those for which it is true of (images seen, branch).
 
     Raises UserError when there are checkpoints and all are damaged: starting again silently would lose the
     run.
     """
     damaged: list[str] = []
     for path in reversed(listed(folder)):
+        if keeps and not keeps(*(parse(path.name) or (0, 0))):
+            continue
         if (wrong := problem(path)) is None:
             for text in damaged:
                 warn(f"checkpoint {text}; {path.name} is used instead")
@@ -105,7 +121,7 @@ def set_aside(folder: Path, newer_than: Path) -> None:
     """Renames checkpoints newer than the one in use, which are damaged: they would count in retention."""
     for path in listed(folder):
         if path.name > newer_than.name:
-            path.rename(path.with_name(f"{path.name}.damaged"))
+            path.rename(path.with_name(f"{path.name}{DAMAGED}"))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -137,18 +153,24 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def thin(ages: Sequence[int], keep: int) -> set[int]:
+def thin(ages: Sequence[int], keep: int, now: int | None = None) -> set[int]:
     """The `keep` of ascending ages that are spread most evenly in log time; first and last stay.
 
     Drops, one at a time, the one whose neighbours are closest together in ratio. What it keeps of a growing
-    sequence, thinned again and again, stays spread.
+    sequence, thinned again and again, stays spread. now: log time is counted from there back, too, so that
+    there is always one from a little while ago. Of 676, 6 kept, the newest that is a tenth older than now is
+    from the first third of the run, as a rule; with it from the last.
     """
+
+    def place(age: int) -> float:
+        return math.log(age + 1) - (0.0 if now is None else math.log(max(now - age, 0) + 1))
+
     kept = list(ages)
     while len(kept) > keep:
         if len(kept) <= 2 or keep < 2:
             kept.pop(0)
             continue
-        gaps = [math.log((kept[i + 1] + 1) / (kept[i - 1] + 1)) for i in range(1, len(kept) - 1)]
+        gaps = [place(kept[i + 1]) - place(kept[i - 1]) for i in range(1, len(kept) - 1)]
         kept.pop(1 + gaps.index(min(gaps)))
     return set(kept)
 
@@ -161,16 +183,17 @@ def prune(
     spaced: int,
     gigabytes: float | None,
     protected: set[str],
+    to_go_back: bool = False,
 ) -> None:
     """Deletes what retention does not keep: the `newest`, `spaced` older ones in log time, and the
-    protected stay.
+    protected stay. to_go_back: log time counts from now back, too.
 
     gigabytes bounds all together, oldest going first, the newest excepted. A deletion that fails is a
     warning.
     """
-    by_age = {int(path.name.split(".")[0]): path for path in paths}
+    by_age = {moment[0]: path for path in paths if (moment := parse(path.name))}
     ages = sorted(by_age)
-    keep = set(ages[-newest:]) | thin(ages[:-newest], spaced)
+    keep = set(ages[-newest:]) | thin(ages[:-newest], spaced, ages[-1] if ages and to_go_back else None)
     keep |= {age for age in ages if by_age[age].name in protected}
     if gigabytes is not None:
         for age in sorted(keep)[:-1]:

@@ -16,11 +16,12 @@ from gansmith import hardware
 from gansmith.config import Config
 from gansmith.data.feed import Feed
 from gansmith.data.shards import Dataset
-from gansmith.errors import Diverged, Stopped
+from gansmith.errors import Stopped
 from gansmith.hardware import peak_memory_gib
 from gansmith.models import dropout, spectral
-from gansmith.training import ema, growth, memory, saving, schedule, scoring, stabilising, watching
+from gansmith.training import ema, growth, guarding, memory, saving, schedule, scoring, stabilising, watching
 from gansmith.training.distributed import World
+from gansmith.training.lineage import Lineage
 from gansmith.training.micro_batches import Reals, of_d, of_g
 from gansmith.training.noise_scale import Measured, Parts
 from gansmith.training.objectives import Objective, add_orthogonal_gradient, add_weight_gradients
@@ -60,6 +61,8 @@ class Run:
     ema_start: int
     release: Rule
     growth: growth.Rule
+    lineage: Lineage  # where the run went back
+    from_seed: bool  # whether it can be begun anew: its beginning is nothing but settings
     stabiliser: Stabiliser | None = None  # what stabilise.* asks for
     scores: scoring.Scoring | None = None  # what eval.* asks for
     watch: watching.Watch | None = None  # what watch.* asks for
@@ -68,7 +71,7 @@ class Run:
 
 
 def train(run: Run, state: State) -> None:
-    """Trains until `duration`. Raises Stopped (saved, resumable) or Diverged."""
+    """Trains until `duration`. Raises Stopped (saved, resumable), Diverged, or guarding.WentBack."""
     before = state.images_seen
     seen_at_status, last_status = before, (turned := time.monotonic())
     reals = Reals(run, before)
@@ -90,14 +93,14 @@ def train(run: Run, state: State) -> None:
             run.mark("logging")
             if due["status"]:
                 rate = (state.images_seen - seen_at_status) / max(now - last_status, 1e-9)
-                _status(run, state, rate, before)
+                guarding.watch(run, state, _status(run, state, rate, before))
                 seen_at_status, last_status = state.images_seen, now
             if due["snapshot"] or due.get("evaluation"):
                 saving.snapshot(run, state)
             if due["checkpoint"] or (stopping and not done):
                 saved = saving.checkpoint(run, state)
             if due.get("evaluation") and not stopping:
-                scoring.score(run, state.images_seen)
+                guarding.watch_score(run, state, scoring.score(run, state.images_seen))
             if done:
                 return
             if stopping:
@@ -265,24 +268,16 @@ def _release(run: Run, state: State, loss_d: torch.Tensor) -> None:
 
 
 def _check(run: Run, state: State) -> None:
-    """Ends a run that is stuck, before anything of it is written. The only place where a step's fate is
-    asked."""
+    """Ends a run that is stuck, or lets it go back, before anything of it is written. The only place where a
+    step's fate is asked."""
     for letter, player in (("d", state.D), ("g", state.G)):
         skipped = int(player.scale.skipped_in_a_row)
         if skipped > run.config.train.max_skipped:
-            run.log.event("diverged", images_seen=state.images_seen, phase=letter)
-            optim = run.config.optim
-            raise Diverged(
-                f"{skipped} {letter.upper()} steps in a row had non-finite gradients "
-                f"(train.max_skipped {run.config.train.max_skipped}) at {state.images_seen:,} images. The "
-                f"checkpoints below {run.checkpoints} are from before; go on with lower learning rates, e.g. "
-                f"--set optim.lr_g={optim.lr_g / 2:g} --set optim.lr_d={optim.lr_d / 2:g} "
-                "--allow-change optim.lr_g --allow-change optim.lr_d."
-            )
+            guarding.stuck(run, state, letter, skipped)
 
 
 def _set_learning_rates(run: Run, state: State) -> None:
-    factor = schedule.factor(run.config, state.images_seen, len(run.dataset))
+    factor = run.lineage.lr_factor * schedule.factor(run.config, state.images_seen, len(run.dataset))
     rule = run.growth
     lr_g = run.config.optim.lr_g * state.release.factor(run.release, state.images_seen)
     lr_g *= growth.factor(rule, run.batch_g, rule.start_g)
@@ -299,7 +294,8 @@ def _fade_in(run: Run, state: State) -> None:
             net.set_alpha(schedule.alpha(run.config, state.images_seen))
 
 
-def _status(run: Run, state: State, rate: float, before: int) -> None:
+def _status(run: Run, state: State, rate: float, before: int) -> dict[str, Any]:
+    """Logs a row of numbers, the same on all processes, and returns it."""
     means = run.averages.take(run.world)
     sigmas = {"g": spectral.singular_values(state.G.net), "d": spectral.singular_values(state.D.net)}
     skipped = int(state.G.scale.skipped + state.D.scale.skipped)
@@ -319,6 +315,7 @@ def _status(run: Run, state: State, rate: float, before: int) -> None:
         "batch": run.batch,
         **({"batch_g": run.batch_g} if run.batch_g != run.batch else {}),
         **growth.shown(run, state),
+        **({"lineage": run.lineage.number} if run.lineage.number else {}),
         **({"fade_alpha": state.G.net.alpha} if run.config.model.fade is not None else {}),
         "peak_gib": peak_memory_gib(run.world.device),
         "sigma0": {
@@ -330,3 +327,4 @@ def _status(run: Run, state: State, rate: float, before: int) -> None:
     if run.watch is not None and run.watch.due(before, state.images_seen):
         row |= watching.look(run, state)
     run.log.status(row)
+    return row

@@ -71,14 +71,14 @@ def of_g(run: "Run", state: "State") -> Iterator[MicroBatch]:
 
 
 def _draws(run: "Run", name: str, positions: np.ndarray) -> Draws:
-    return Draws(run.config.train.seed, name, positions, run.world.device)
+    return Draws(run.config.train.seed, run.lineage.stream(name), positions, run.world.device)
 
 
 def _noise(run: "Run", name: str, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
     model = run.config.model
     z, y = latents.stream(
         run.config.train.seed,
-        name,
+        run.lineage.stream(name),
         positions,
         dim=model.dim_z,
         num_classes=len(run.drawn_classes),

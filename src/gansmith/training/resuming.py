@@ -13,6 +13,7 @@ from gansmith.data.shards import Dataset
 from gansmith.errors import UserError
 from gansmith.training import checkpoint as checkpoints
 from gansmith.training.distributed import World
+from gansmith.training.lineage import Lineage
 
 # What every position of the streams depends on, and what the saved tensors are the shapes of.
 UNCHANGEABLE = {"train.seed", "data.balanced"} | {
@@ -56,14 +57,16 @@ def find(
     world: World,
     warn: checkpoints.Warn,
     dry_run: bool,
+    lineage: Lineage,
 ) -> Saved | None:
-    """The newest undamaged checkpoint below `folder`, the same one on every rank; None for a new run.
+    """The newest undamaged checkpoint below `folder` that is the run's, the same one on every rank; None for
+    a new run.
 
     Damaged ones are set aside (renamed), so that they neither count nor get in the way. Raises UserError for
     changed identity settings that are not allowed, and where a rank does not see the checkpoint.
     """
     _check_allowed(allow_change)
-    path = checkpoints.latest(folder, warn) if world.is_main else None
+    path = checkpoints.latest(folder, warn, lineage.keeps) if world.is_main else None
     if path is not None and world.is_main and not dry_run:
         checkpoints.set_aside(folder, newer_than=path)
     path = world.share(path)
@@ -106,13 +109,19 @@ def _changes(
 
 
 def order(
-    saved: Saved | None, config: Config, dataset: Dataset, num_classes: int, allow_change: Sequence[str]
+    saved: Saved | None,
+    config: Config,
+    dataset: Dataset,
+    num_classes: int,
+    allow_change: Sequence[str],
+    branch: int,
 ) -> Order:
-    """The data stream: new, continued, or with a new segment at the present position for other data."""
+    """The data stream: new, continued, or with a new segment at the present position for other data, or for
+    another order of the same on a new branch of the run."""
     sets = (SetRef(dataset.content_hash, len(dataset)),)
     labels = dataset.labels if config.data.balanced else None
     if saved is None:
-        return Order(config.train.seed, (Segment(0, sets),), config.data.balanced, labels)
+        return Order(config.train.seed, (Segment(0, sets, branch),), config.data.balanced, labels)
     record = saved.record
     if record["resolved"]["num_classes"] != num_classes:
         raise UserError(
@@ -120,14 +129,15 @@ def order(
             f"{record['resolved']['num_classes']} on other images; go back to its data, or use another --out."
         )
     if record["order"] is None:  # imported: its stream is as if it had been trained on these data
-        return Order(config.train.seed, (Segment(0, sets),), config.data.balanced, labels)
+        begun = Order(config.train.seed, (Segment(0, sets),), config.data.balanced, labels)
+        return begun.opened_at(record["images_seen"], sets, lineage=branch)
     continued = Order.from_json(record["order"], labels=labels)
     if record["data"]["content_hash"] == dataset.content_hash:
-        return continued
+        return continued.opened_at(record["images_seen"], continued.segments[-1].sets, lineage=branch)
     if "data" not in allow_change and record["data"]["content_hash"] is not None:  # None: of a promotion
         raise UserError(
             f"--data is not what this run was trained on ({dataset.content_hash[:12]}, {len(dataset):,} "
             f"images, instead of {record['data']['content_hash'][:12]}, {record['data']['images']:,}); "
             "add --allow-change data to go on with it."
         )
-    return continued.opened_at(record["images_seen"], sets)
+    return continued.opened_at(record["images_seen"], sets, lineage=branch)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gansmith.training import (
     batching,
     grids,
     growth,
+    guarding,
     initial,
     memory,
     objectives,
@@ -33,10 +35,12 @@ from gansmith.training import (
     tuning,
     watching,
 )
+from gansmith.training import lineage as lineages
 from gansmith.training import loop as training
 from gansmith.training import state as states
 from gansmith.training.checkpoint import read_tensors
 from gansmith.training.distributed import TIMEOUT, World, joined
+from gansmith.training.lineage import Lineage
 from gansmith.training.runlog import RunLog
 from gansmith.training.stopping import StopRequest
 
@@ -79,42 +83,77 @@ def train(
             stack.enter_context(rundir.owned(where, Path(checkpoint_dir) if checkpoint_dir else None, world))
         log = RunLog(None if dry_run else where, world, config.log.tensorboard)
         folder = where / "checkpoints" if where.exists() else Path(checkpoint_dir or where / "checkpoints")
-        config, origins, source = initial.settle(config, origins, folder, world)
-        saved = resuming.find(folder, config, allow_change, world, log.warn, dry_run)
-        group = (saved.bn_group if saved else None) or batching.bn_group(config)
-        sizes = batching.resolve(config, group, world.size)
-        plan = announce.Plan(config, origins, chosen, sizes, group, world)
-        if saved and saved.images_seen >= (goal := images(config.train.duration, saved.epoch)):
-            log.say(
-                f"{where} is finished: {saved.images_seen:,} of {goal:,} images; raise --duration to go on"
-            )
-            return where
-        if dry_run:
-            found = announce.peek(config)
-            if source:
-                initial.check(source, config, found)
-            announce.everything(log, plan, found)
-            if source:
-                initial.introduce(log, source, config, found)
-            going_on = f"goes on at {saved.images_seen:,} images" if saved else "starts"
-            log.say(f"dry run: nothing was written; without --dry-run this {going_on} in {where}")
-            return where
-        run, state, held_out = _ready(plan, log, saved, source, where, allow_change)
-        run.stop, run.scores = StopRequest(stop_after), scores
-        run.watch = watching.ready(run, state, held_out or (scores.dataset if scores else None))
-        if world.is_main:
-            if saved and saved.changes:
-                rundir.leave_behind(where, saved.images_seen, log.say)
-            _write_description(run, state, origins)
-        _say_how_it_starts(run, state, saved)
-        if profile:
-            profiling.start(run, state, profile)
-        with run.stop.listening():
-            training.train(run, state)
-        log.say(
-            f"finished: {state.images_seen:,} images; draw with `gansmith sample grid {where} --out grid.png`"
+        session = _Session(
+            config, origins, where, folder, world, chosen, log, scores, allow_change, stop_after
         )
-        log.event("finished", images_seen=state.images_seen)
+        while True:
+            try:
+                return _go_on(session, dry_run, profile)
+            except guarding.WentBack:  # the run is begun again, as after a kill
+                session.again, profile = True, None
+
+
+@dataclass
+class _Session:
+    """What stays as it is when the run goes back and is begun again from an earlier checkpoint."""
+
+    config: Config
+    origins: dict[str, str]
+    out: Path
+    checkpoints: Path
+    world: World
+    precision: precision.Precision
+    log: RunLog
+    scores: scoring.Scoring | None
+    allow_change: Sequence[str]
+    stop_after: float | None
+    stop: StopRequest | None = None
+    again: bool = False
+
+
+def _go_on(session: _Session, dry_run: bool, profile: int | None) -> Path:
+    """Trains from the newest checkpoint that is the run's, or from the beginning, to the end."""
+    world, log, where, folder = session.world, session.log, session.out, session.checkpoints
+    lineage = world.share(lineages.read(where) if world.is_main else Lineage())
+    if world.is_main and not dry_run:
+        why = "of a branch that the run went back from"
+        lineages.set_aside(where, lambda *moment: not lineage.keeps(*moment), why, log.say)
+    config, origins, source = initial.settle(session.config, session.origins, folder, world)
+    saved = resuming.find(folder, config, session.allow_change, world, log.warn, dry_run, lineage)
+    group = (saved.bn_group if saved else None) or batching.bn_group(config)
+    sizes = batching.resolve(config, group, world.size)
+    plan = announce.Plan(config, origins, session.precision, sizes, group, world)
+    if saved and saved.images_seen >= (goal := images(config.train.duration, saved.epoch)):
+        log.say(f"{where} is finished: {saved.images_seen:,} of {goal:,} images; raise --duration to go on")
+        return where
+    if dry_run:
+        found = announce.peek(config)
+        if source:
+            initial.check(source, config, found)
+        announce.everything(log, plan, found)
+        if source:
+            initial.introduce(log, source, config, found)
+        going_on = f"goes on at {saved.images_seen:,} images" if saved else "starts"
+        log.say(f"dry run: nothing was written; without --dry-run this {going_on} in {where}")
+        return where
+    run, state, held_out = _ready(session, plan, saved, source, lineage)
+    session.stop = run.stop = session.stop or StopRequest(session.stop_after)
+    scores = run.scores = session.scores
+    run.watch = watching.ready(run, state, held_out or (scores.dataset if scores else None))
+    if world.is_main and not session.again:
+        if saved and saved.changes:
+            rundir.leave_behind(where, saved.images_seen, log.say)
+        _write_description(run, state, origins)
+    _say_how_it_starts(run, state, saved)
+    if profile:
+        profiling.start(run, state, profile)
+    with run.stop.listening():
+        training.train(run, state)
+    log.say(
+        f"finished: {state.images_seen:,} images{guarding.ending(run, state)}; draw with "
+        f"`gansmith sample grid {where} --out grid.png`"
+    )
+    log.event("finished", images_seen=state.images_seen)
     return where
 
 
@@ -148,17 +187,17 @@ def _settled(
 
 
 def _ready(
+    session: _Session,
     plan: announce.Plan,
-    log: RunLog,
     saved: resuming.Saved | None,
     source: initial.Source | None,
-    out: Path,
-    allow_change: Sequence[str],
+    lineage: Lineage,
 ) -> tuple[training.Run, states.State, Dataset | None]:
     """Opens the data, builds the networks or restores them, and puts together what the loop needs; and the
     images that are not trained on.
     """
     config, world, chosen, sizes, group = plan.config, plan.world, plan.precision, plan.sizes, plan.bn_group
+    log, out = session.log, session.out
     dataset, held_out = _open(config, world)
     if world.share(dataset.content_hash) != dataset.content_hash:
         raise UserError(
@@ -166,16 +205,17 @@ def _ready(
         )
     summary = announce.summarise(dataset)
     num_classes = announce.num_classes(config, summary)
-    order = resuming.order(saved, config, dataset, num_classes, allow_change)
+    order = resuming.order(saved, config, dataset, num_classes, session.allow_change, lineage.number)
     if source:
         initial.check(source, config, summary)
-    announce.everything(log, plan, summary)
+    if not session.again:
+        announce.everything(log, plan, summary)
     given = None
     if source:
         initial.introduce(log, source, config, summary)
         given = initial.networks(source, config, dataset, world, log)
     state = states.build(config, num_classes, group, order, world, chosen.dtype, given)
-    objective = objectives.build(config, world.device, len(dataset))
+    objective = objectives.build(guarding.helped(config, lineage), world.device, len(dataset))
     rule = growth.rule(config, len(dataset))
     stabiliser = stabilising.build(config, {"d": state.D, "g": state.G}, world, len(dataset))
     state.memory = getattr(objective, "memory", {}) | growth.memory(rule, world.device)
@@ -227,8 +267,14 @@ def _ready(
         ema_start=images(config.ema.start, len(dataset)),
         release=release.rule(config, len(dataset)),
         growth=rule,
+        lineage=lineage,
+        from_seed=saved.record.get("from_seed", False) if saved else source is None,
         stabiliser=stabiliser,
     )
+    state.guard = guarding.begin(saved.record if saved else None, run.duration)
+    if not session.again:
+        for note in guarding.notes(config, run.every, run.duration):
+            log.say(note)
     tuning.apply(config, state, world.device, log)
     memory.settle(run, state, saved.record.get("micro_batch") if saved else None)
     growth.check(run)

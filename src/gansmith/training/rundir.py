@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gansmith.errors import UserError
 from gansmith.training import checkpoint as checkpoints
+from gansmith.training import lineage
 from gansmith.training.distributed import World
 
 
@@ -78,23 +79,9 @@ def _link(folder: Path, target: Path) -> None:
 
 
 def leave_behind(out: Path, images_seen: int, say: Callable[[str], None]) -> None:
-    """Renames snapshots of beyond `images_seen` to NAME.abandoned: a run that goes on from there with other
-    settings makes others, and the newest by number would not be its own. RUN/best follows its snapshot.
-    """
-    beyond = [path for path in (out / "snapshots").glob("[0-9]*.safetensors") if _count(path) > images_seen]
-    for path in sorted(beyond):
-        best = out / "best"
-        followed = best.is_symlink() and best.resolve() == path.resolve()
-        path = path.rename(path.with_name(f"{path.name}.abandoned"))
-        if followed:
-            best.unlink()
-            best.symlink_to(path.relative_to(out))
-        say(f"  set aside, as it is beyond {images_seen:,} images of the settings before: {path}")
-
-
-def _count(snapshot: Path) -> int:
-    digits = snapshot.name.split(".")[0]
-    return int(digits) if digits.isdecimal() else 0
+    """Sets snapshots of beyond `images_seen` aside: they are of other settings."""
+    why = f"beyond {images_seen:,} images of the settings before"
+    lineage.set_aside(out, lambda images, _: images > images_seen, why, say, ("snapshots",))
 
 
 def _lock(folder: Path, flag: str, locks: ExitStack) -> None:

@@ -24,7 +24,7 @@ def snapshot(run: "Run", state: State) -> None:
     """Averaged G with its standing statistics as a file; samples/NAME.png (averaged G), NAME-raw.png (G as
     trained), NAME-interpolation.png.
     """
-    folder, name = run.out / "snapshots", checkpoints.name(state.images_seen)
+    folder, name = run.out / "snapshots", checkpoints.name(state.images_seen, run.lineage.number)
     ema.make_usable(state.G_ema, state.G.net)
     group, common = run.bn_group, (run.config, run.dataset, run.precision)
     # All processes draw; what can fail comes after, on rank 0 alone.
@@ -50,7 +50,7 @@ def snapshot(run: "Run", state: State) -> None:
             run.log.warn(f"snapshot {name} could not be written ({error}); training goes on")
         else:
             checkpoints.prune(
-                [path for path in folder.glob("*.safetensors") if path.stem.isdigit()],
+                [path for path in folder.glob("*.safetensors") if checkpoints.parse(path.name)],
                 run.log.warn,
                 newest=1,
                 spaced=run.config.log.keep_snapshots - 1,
@@ -78,6 +78,8 @@ def checkpoint(run: "Run", state: State) -> str:
                     "micro_batch": memory.record(run),
                     "data": {"content_hash": run.dataset.content_hash, "images": len(run.dataset)},
                     "classes": classes(run),
+                    "lineage": run.lineage.to_json()["branches"],
+                    "from_seed": run.from_seed,
                     "discriminator": getattr(state.D.net, "kwargs", None),
                     "world": run.world.size,
                     "precision": run.precision.name,
@@ -98,6 +100,7 @@ def checkpoint(run: "Run", state: State) -> str:
                 run.log.warn,
                 newest=run.config.log.keep_checkpoints,
                 spaced=run.config.log.keep_spaced,
+                to_go_back=True,
                 gigabytes=run.config.log.keep_gigabytes,
                 protected=_protected(run.out) | {path.name},
             )
@@ -122,7 +125,7 @@ def info(run: "Run", state: State, statistics: dict[str, Any] | None) -> dict[st
         "latent": run.config.model.latent,
         "classes": classes(run),
         "images_seen": state.images_seen,
-        "lineage": 0,
+        "lineage": run.lineage.number,
         "ema": True,
         "statistics": statistics,
         "config": run.config.model_dump(mode="json") | {"bn": {"group": run.bn_group}},

@@ -65,12 +65,15 @@ def ready(config: Config, world: World, dry_run: bool = False) -> Scoring | None
     return Scoring(metrics, networks, num, best_by, dataset)
 
 
-def score(run: "Run", images_seen: int) -> None:
-    """Scores the snapshot of this moment, on all ranks; leaves a row in metrics.jsonl, a line, and `best`."""
-    scoring, name = run.scores, checkpoints.name(images_seen)
+def score(run: "Run", images_seen: int) -> list[Result] | None:
+    """Scores the snapshot of this moment, on all ranks; leaves a row in metrics.jsonl, a line, and `best`.
+
+    Returns what it found, None where it found nothing.
+    """
+    scoring, name = run.scores, checkpoints.name(images_seen, run.lineage.number)
     file = best.snapshot_file(run.out, name)
     if scoring is None or not run.world.share(file.is_file()):
-        return  # that it could not be written was said
+        return None  # that it could not be written was said
     began = time.monotonic()
     try:
         with warnings.catch_warnings(record=True) as noted:
@@ -78,15 +81,16 @@ def score(run: "Run", images_seen: int) -> None:
             results = _opened(run, scoring, file).run()
     except Stopped:
         run.log.say(f"evaluation of {name}: stopped, as the run is to stop")
-        return
+        return None
     except Exception as error:  # a score is worth less than the run
         run.log.warn(f"evaluation of {name} failed ({error or type(error).__name__}); training goes on")
-        return
+        return None
     for text in {str(each.message) for each in noted} - scoring.noted:
         scoring.noted.add(text)
         run.log.say(f"note: {text}")
     if run.world.is_main:
         _tell(run, scoring, file, results, time.monotonic() - began)
+    return results
 
 
 def _opened(run: "Run", scoring: Scoring, file: Path) -> Evaluation:

@@ -14,6 +14,7 @@ from torch import nn
 from gansmith.config import Config
 from gansmith.data.order import Order
 from gansmith.errors import UserError
+from gansmith.guard.detector import Detector
 from gansmith.models import families, layers, normalization, spectral
 from gansmith.training import freezing, optimizers
 from gansmith.training.distributed import World
@@ -55,6 +56,7 @@ class State:
     seconds: float = 0.0  # spent in the loop, over all restarts
     release: Release = field(default_factory=Release)  # whether G stands still
     growth: Growth = field(default_factory=Growth)  # of the batch
+    guard: Detector = field(default_factory=lambda: Detector(0))  # what it remembers of the rows before
     memory: dict[str, torch.Tensor] = field(default_factory=dict)  # what losses remember
 
 
@@ -313,6 +315,7 @@ def record(state: State) -> dict[str, Any]:
         "order": state.order.to_json(),
         "release": asdict(state.release),
         "growth": asdict(state.growth),
+        "guard": state.guard.to_json(),
     }
 
 

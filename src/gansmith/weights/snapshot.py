@@ -268,7 +268,7 @@ def _newest(candidates: list[Path]) -> Path | None:
     ages = []
     for file in candidates:
         named = file.parent if file.name == CHECKPOINT_FILE else file
-        if not NUMBERED.fullmatch(named.name):
+        if not NUMBERED.fullmatch(named.name) or named.suffix not in ("", ".safetensors"):
             continue
         try:
             info = describe(file)
