@@ -4,6 +4,7 @@ The detector is made to see a collapse: what it sees by itself is tests/guard's 
 """
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from gansmith.errors import Diverged, Stopped
 from gansmith.guard.detector import Detector, Verdict, Vote
 from gansmith.training import checkpoint, guarding, lineage, objectives
+from gansmith.training.distributed import World
 from tests.training import ranks
 from tests.training.reading import events, networks, newest
 
@@ -209,6 +211,64 @@ def test_too_few_rows_and_checkpoints_are_said_at_the_start(tiny, capsys):
     said = capsys.readouterr().out
     assert "guard: 2 status rows in the whole run are few" in said
     assert "guard: log.keep_spaced 0 leaves no older checkpoints, so on collapse the run would begin" in said
+
+
+class Written:
+    """A log that remembers what was said."""
+
+    def __init__(self):
+        self.said, self.events = [], []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def event(self, kind, **fields):
+        self.events.append((kind, fields["images_seen"]))
+
+
+def scored(value):
+    return [
+        SimpleNamespace(metric="is", value=3.0),
+        SimpleNamespace(metric="frechet", value=value, protocol_id="p"),
+    ]
+
+
+def test_scores_vote_too():
+    config = SimpleNamespace(guard=SimpleNamespace(policy="warn"))
+    run = SimpleNamespace(config=config, world=World(0, 1, torch.device("cpu")), log=Written())
+    state = SimpleNamespace(images_seen=0, guard=Detector(1000))
+    for seen, results in (
+        (10, scored(20.0)),
+        (20, None),
+        (30, scored(30.0)),
+        (40, scored(50.0)),
+        (50, scored(19.0)),
+    ):
+        state.images_seen = seen
+        guarding.watch_score(run, state, results)
+    assert run.log.events == [("suspect", 30), ("collapsed", 40), ("recovered", 50)]
+    assert "far above its best (50 instead of 20); as usual until 10" in run.log.said[1]
+
+
+def test_scores_that_came_after_a_checkpoint_are_remembered_on_going_on(tmp_path):
+    def row(name, value):
+        results = [{"metric": "frechet", "value": value, "protocol_id": "p"}]
+        return json.dumps({"type": "evaluation", "snapshot": name, "results": results}) + "\n"
+
+    before = Detector(1000)
+    before.observe_score(10, 20.0, "p")
+    went = lineage.Lineage((lineage.Branch(1, checkpoint.name(20), 20, 50, 40, "", "", 0.5),))
+    rows = [(checkpoint.name(10), 20.0), (checkpoint.name(20), 15.0), (checkpoint.name(30), 1.0)]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(row(*each) for each in [*rows, (checkpoint.name(40, 1), 14.0)])
+    )
+    record = {"images_seen": 40, "guard": before.to_json()}
+    detector = guarding.begin(record, 2000, tmp_path, went)
+    assert (detector.best_score, detector.scored, detector.duration) == (
+        14.0,
+        40,
+        2000,
+    )  # 1.0 was left behind
 
 
 def make_see():

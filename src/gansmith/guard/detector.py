@@ -98,6 +98,7 @@ class Detector:
     best_score: float | None = None
     score_at: float | None = None  # of the newest that was well
     score_of: str | None = None
+    scored: float = -1.0  # position of the newest
 
     def observe(self, position: float, row: Mapping[str, Any]) -> Verdict:
         """Takes in a status row. Positions must ascend."""
@@ -115,6 +116,7 @@ class Detector:
 
     def observe_score(self, position: float, value: float, protocol: str = "") -> Verdict:
         """Takes in a distance such as FID; of another protocol it begins anew."""
+        self.scored = max(self.scored, position)
         if self.score_of != protocol:
             self.best_score, self.score_of = None, protocol
         times = value / self.best_score if self.best_score and value == value else 0.0

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from gansmith.config import Config
 from gansmith.errors import Diverged, Stopped
+from gansmith.evaluation import best
 from gansmith.evaluation.protocol import Result
+from gansmith.guard import tables
 from gansmith.guard.detector import Detector, Verdict
 from gansmith.training import checkpoint as checkpoints
 from gansmith.training import lineage as lineages
@@ -196,9 +198,9 @@ def _origin(run: "Run", target: float, since: int) -> Path | None:
 
 def _best(run: "Run", since: int) -> str:
     """A sentence that names what is left to use."""
-    best = run.out / "best"
-    if best.exists():
-        return f"The best snapshot is {best.resolve()}."
+    link = run.out / "best"
+    if link.exists():
+        return f"The best snapshot is {link.resolve()}."
     kept = [
         path
         for path in sorted((run.out / "snapshots").glob("[0-9]*.safetensors"))
@@ -230,9 +232,16 @@ def ending(run: "Run", state: "State") -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def begin(record: dict[str, Any] | None, duration: int) -> Detector:
-    """The detector of a new run, or as a checkpoint's record remembers it."""
-    remembered = (record or {}).get("guard")
-    detector = Detector.from_json(remembered) if remembered else Detector(duration)
+def begin(record: dict[str, Any] | None, duration: int, out: Path, lineage: Lineage) -> Detector:
+    """The detector of a new run, or as a checkpoint's record remembers it, with the scores since then: those
+    of a moment come after its checkpoint."""
+    if record is None:
+        return Detector(duration)
+    detector = Detector.from_json(record["guard"]) if "guard" in record else Detector(duration)
     detector.duration = duration
+    for row in best.read(out):
+        moment, score = checkpoints.parse(str(row.get("snapshot"))), tables.distance(row)
+        known = moment and detector.scored < moment[0] <= record["images_seen"] and lineage.keeps(*moment)
+        if moment and known and score:
+            detector.observe_score(moment[0], *score)
     return detector

@@ -271,7 +271,7 @@ def _ready(
         from_seed=saved.record.get("from_seed", False) if saved else source is None,
         stabiliser=stabiliser,
     )
-    state.guard = guarding.begin(saved.record if saved else None, run.duration)
+    state.guard = guarding.begin(saved.record if saved else None, run.duration, out, lineage)
     if not session.again:
         for note in guarding.notes(config, run.every, run.duration):
             log.say(note)
