@@ -62,7 +62,7 @@ RULES = (
     Rule("gradient_norm_g", "rises", 10, 3, "gradients", "G's gradient explodes"),
     Rule("gradient_norm_d", "rises", 10, 3, "gradients", "D's gradient explodes"),
     Rule("gradient_norm_g", "falls", 0.2, 2, "gradients", "G's gradient dies"),
-    Rule("gradient_norm_d", "falls", 0.2, 2, "gradients", "D's gradient dies"),
+    Rule("gradient_norm_d", "falls", 0.2, 0, "gradients", "D's gradient dies"),
     Rule("loss_d", "rises", 1.5, 1, "losses", "D's loss jumps up"),
     Rule("gap", "falls", 0.2, 1, "judgement", "D tells reals from fakes no longer"),
     Rule("gap", "rises", 3, 1, "judgement", "D tells reals from fakes much more easily"),
