@@ -193,7 +193,7 @@ def not_finite(start):
 
 
 def test_steps_that_are_no_numbers_any_more_make_it_go_back_too(tiny, monkeypatch):
-    monkeypatch.setattr(objectives, "build", lambda config, device: not_finite(2))
+    monkeypatch.setattr(objectives, "build", lambda *_: not_finite(2))
     run = tiny("run", SETTINGS | {"train.max_skipped": 1, "train.duration": 32})
     (went,) = events(run, "rollback")
     assert (went["what"], went["images_seen"]) == ("diverged", 8)
@@ -201,7 +201,7 @@ def test_steps_that_are_no_numbers_any_more_make_it_go_back_too(tiny, monkeypatc
 
 
 def test_steps_that_never_were_numbers_end_it_with_one_message(tiny, monkeypatch):
-    monkeypatch.setattr(objectives, "build", lambda config, device: not_finite(0))
+    monkeypatch.setattr(objectives, "build", lambda *_: not_finite(0))
     with pytest.raises(Diverged, match=r"all . D steps so far had non-finite gradients: not one was taken"):
         tiny("run", SETTINGS | {"train.max_skipped": 2})
 
