@@ -5,8 +5,9 @@ A condition that can never hold, or holds always, is a mistake like any other (d
 
 from collections.abc import Iterator
 
+from gansmith.config.fields import images
 from gansmith.config.schema import Config
-from gansmith.config.stability import level
+from gansmith.config.stability import PretrainConfig, level
 
 # Losses of D whose logits say real or fake by their sign; an objective of one's own says itself.
 SIGNED = ("hinge", "non_saturating", "least_squares")
@@ -14,11 +15,12 @@ ANY_SIGN = {"d": ("wasserstein",), "g": ("wasserstein", "hinge")}  # losses that
 
 
 def contradictions(config: Config) -> Iterator[tuple[str, str]]:
-    """Problems of `stabilise` and `head`, each with the setting it is said of."""
+    """Problems of `stabilise`, `head` and `pretrain`, each with the setting it is said of."""
     yield from _of_levels(config)
     yield from _of_gates(config)
     yield from _of_fakes(config)
     yield from _of_heads(config)
+    yield from _of_pretraining(config)
     if config.stabilise.critic_plateau is not None and config.optim.d_steps < 2:
         yield (
             "stabilise.critic_plateau",
@@ -167,3 +169,22 @@ def _of_heads(config: Config) -> Iterator[tuple[str, str]]:
         yield "head.contrast_transforms", "is empty: both views are the same image"
     if "contrast_d" in terms and config.bn.group == 1:
         yield "head.contrast_d", "tells images within BatchNorm groups apart, and bn.group is 1"
+
+
+def _of_pretraining(config: Config) -> Iterator[tuple[str, str]]:
+    pretrain, nothing = config.pretrain, PretrainConfig()
+    alone = pretrain.generator not in (0, "0")
+    if config.init.source is not None and (alone or pretrain.discriminator not in (0, "0")):
+        yield "pretrain", "a run from given weights has been trained already (--init-from): leave it out"
+    for name in ("features", "weights", "pixels"):
+        if not alone and getattr(pretrain, name) != getattr(nothing, name):
+            yield f"pretrain.{name}", "is of G's pretraining: it needs pretrain.generator, e.g. 200k"
+    amounts = (pretrain.generator, pretrain.discriminator, config.train.duration)
+    if not any(str(amount).strip().endswith(("ep", "plateau")) for amount in amounts):
+        first, second, duration = (images(amount, 1) for amount in amounts)
+        if 0 < first + second >= duration:
+            yield (
+                "pretrain.generator",
+                f"{pretrain.generator} and pretrain.discriminator {pretrain.discriminator} leave nothing of "
+                f"train.duration {config.train.duration} for both networks",
+            )

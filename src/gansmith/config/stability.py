@@ -203,7 +203,28 @@ class BatchConfig(Section):
 
 
 class PretrainConfig(Section):
-    """G on a perceptual loss, D on a frozen G, before both."""
+    """G on a perceptual loss, D on a G that stands still, before both (docs/stabilisers.md)."""
+
+    generator: str | int = identity(0, "images that G is first trained on alone, with a perceptual loss")
+    discriminator: str | int = identity(
+        0, "images that D is then trained on alone; plateau: until its loss stops falling, as init.release"
+    )
+    features: str = identity("auto", "feature network of the loss: effnet-lite0, pixels, classifier:FILE, …")
+    weights: str | None = identity(None, "file of its weights")
+    pixels: float = identity(1.0, "weight of the mean difference of pixels beside the features", ge=0)
+
+    @field_validator("generator")
+    @classmethod
+    def _amount(cls, value: str | int) -> str | int:
+        images(value, 1)
+        return value
+
+    @field_validator("discriminator")
+    @classmethod
+    def _criterion(cls, value: str | int) -> str | int:
+        if value != "plateau":
+            images(value, 1)
+        return value
 
 
 class WatchConfig(Section):

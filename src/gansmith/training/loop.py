@@ -22,7 +22,7 @@ from gansmith.models import dropout, spectral
 from gansmith.training import ema, growth, guarding, memory, saving, schedule, scoring, stabilising, watching
 from gansmith.training.distributed import World
 from gansmith.training.lineage import Lineage
-from gansmith.training.micro_batches import Reals, of_d, of_g
+from gansmith.training.micro_batches import Reals, of_d, of_g, of_images
 from gansmith.training.noise_scale import Measured, Parts
 from gansmith.training.objectives import Objective, add_orthogonal_gradient, add_weight_gradients
 from gansmith.training.precision import Precision
@@ -63,6 +63,8 @@ class Run:
     growth: growth.Rule
     lineage: Lineage  # where the run went back
     from_seed: bool  # whether it can be begun anew: its beginning is nothing but settings
+    alone_until: int = 0  # images that G is first trained on without D …
+    pretraining: Objective | None = None  # … and the loss that it then has
     stabiliser: Stabiliser | None = None  # what stabilise.* asks for
     scores: scoring.Scoring | None = None  # what eval.* asks for
     watch: watching.Watch | None = None  # what watch.* asks for
@@ -110,11 +112,19 @@ def train(run: Run, state: State) -> None:
             run.mark("step")
             before = state.images_seen
             _set_learning_rates(run, state)
-            _phases_of_d(run, state, reals)
-            if state.release.holds:  # a new D first learns to judge a G that stands still, average and all
-                continue
-            _phase(run, "g", state, reals)
-            state.fakes_seen += run.batch_g
+            if state.images_seen < run.alone_until:
+                _phase(run, "g", state, reals, alone=True)
+                state.images_seen += run.batch
+                if state.images_seen >= run.alone_until:
+                    run.log.event("pretrained", images_seen=state.images_seen)
+            else:
+                _phases_of_d(run, state, reals)
+                if (
+                    state.release.holds
+                ):  # a new D first learns to judge a G that stands still, average and all
+                    continue
+                _phase(run, "g", state, reals)
+                state.fakes_seen += run.batch_g
             state.step += 1
 
             run.mark("EMA")
@@ -147,16 +157,18 @@ def _phases_of_d(run: Run, state: State, reals: Reals) -> None:
         run.averages.add({"d_phases": loss.new_full((), len(losses))})
 
 
-def _phase(run: Run, letter: str, state: State, reals: Reals) -> torch.Tensor:
-    """One optimizer step of one network, the other one frozen. Returns this rank's mean loss."""
+def _phase(run: Run, letter: str, state: State, reals: Reals, alone: bool = False) -> torch.Tensor:
+    """One optimizer step of one network, the other one frozen. Returns this rank's mean loss. alone: G learns
+    from reals, batch and micro-batch are D's, and what looks at the game is left out.
+    """
     player, other = (state.D, state.G) if letter == "d" else (state.G, state.D)
     spectral.set_trainable(player.net, True)
     spectral.set_trainable(other.net, False)
     for tensor in player.frozen:
         tensor.requires_grad_(False)
 
-    while (seen := _accumulated(run, letter, state, reals)) is None:
-        memory.shrink(run, letter)
+    while (seen := _accumulated(run, letter, state, reals, alone)) is None:
+        memory.shrink(run, "d" if alone else letter)
         reals.begin(state.images_seen)
     loss, scalars, parts = seen
     player.gradients.finish(run.world, player.scale)
@@ -165,12 +177,12 @@ def _phase(run: Run, letter: str, state: State, reals: Reals) -> torch.Tensor:
         growth.note(run, state, letter, now)
     settle, take = getattr(run.objective, "settle", None), None
     size = run.batch if letter == "d" else run.batch_g
-    if settle or run.stabiliser:
+    if not alone and (settle or run.stabiliser):
         means = _over_ranks(run.world, scalars | {"loss": loss.float()})
-    if settle:
-        settle(letter, means, size)
-    if run.stabiliser:
-        take = run.stabiliser.act(letter, player.gradients.flat, means, size, run.averages)
+        if settle:
+            settle(letter, means, size)
+        if run.stabiliser:
+            take = run.stabiliser.act(letter, player.gradients.flat, means, size, run.averages)
 
     run.mark("regularisation")
     strength = run.config.loss.ortho_d if letter == "d" else run.config.loss.ortho_g
@@ -199,13 +211,13 @@ def _phase(run: Run, letter: str, state: State, reals: Reals) -> torch.Tensor:
 Seen = tuple[torch.Tensor, dict[str, torch.Tensor], Measured | None]
 
 
-def _accumulated(run: Run, letter: str, state: State, reals: Reals) -> Seen | None:
+def _accumulated(run: Run, letter: str, state: State, reals: Reals, alone: bool) -> Seen | None:
     """Adds up a phase's gradients over its micro-batches. Returns what this rank saw, or None where some
     rank ran out of memory: then nothing has happened but that gradients are to be made anew.
     """
     trouble = False
     try:
-        seen = _accumulate(run, letter, state, reals)
+        seen = _accumulate(run, letter, state, reals, alone)
     except Exception as error:
         if not hardware.is_out_of_memory(error):
             raise
@@ -219,14 +231,18 @@ def _accumulated(run: Run, letter: str, state: State, reals: Reals) -> Seen | No
     return seen
 
 
-def _accumulate(run: Run, letter: str, state: State, reals: Reals) -> Seen:
+def _accumulate(run: Run, letter: str, state: State, reals: Reals, alone: bool) -> Seen:
     player = state.D if letter == "d" else state.G
-    micro = run.micro_batch if letter == "d" else run.micro_batch_g
-    count = (run.batch if letter == "d" else run.batch_g) // micro  # over all ranks
-    micro_batches = of_d(run, state, reals) if letter == "d" else of_g(run, state)
+    of_reals = letter == "d" or alone
+    micro = run.micro_batch if of_reals else run.micro_batch_g
+    count = (run.batch if of_reals else run.batch_g) // micro  # over all ranks
+    objective, micro_batches = run.objective, of_d(run, state, reals) if of_reals else of_g(run, state)
+    if alone:
+        assert run.pretraining is not None
+        objective, micro_batches = run.pretraining, of_images(run, state, reals)
     player.gradients.zero()
     losses, noted = [], []
-    parts = Parts(player.gradients) if growth.due(run.growth, player.turn) else None
+    parts = Parts(player.gradients) if growth.due(run.growth, player.turn) and not alone else None
     if parts:
         count = count * micro // run.bn_group
     run.mark("data")
@@ -235,7 +251,7 @@ def _accumulate(run: Run, letter: str, state: State, reals: Reals) -> Seen:
             run.mark("loss")
             keys = each.draws.keys("dropout") if run.config.model.dropout_d and each.draws else None
             with run.precision.autocast(), dropout.masked(state.D.net, keys):
-                loss, scalars = run.objective(letter, state.G.net, state.D.net, each)
+                loss, scalars = objective(letter, state.G.net, state.D.net, each)
             run.mark("D backward")
             (loss * player.scale.share(count)).backward()
             losses.append(loss.detach())
@@ -279,7 +295,9 @@ def _check(run: Run, state: State) -> None:
 def _set_learning_rates(run: Run, state: State) -> None:
     factor = run.lineage.lr_factor * schedule.factor(run.config, state.images_seen, len(run.dataset))
     rule = run.growth
-    lr_g = run.config.optim.lr_g * state.release.factor(run.release, state.images_seen)
+    lr_g = run.config.optim.lr_g
+    if state.images_seen >= run.alone_until:
+        lr_g *= state.release.factor(run.release, state.images_seen)
     lr_g *= growth.factor(rule, run.batch_g, rule.start_g)
     lr_d = run.config.optim.lr_d * growth.factor(rule, run.batch, rule.start)
     for player, lr in ((state.G, lr_g), (state.D, lr_d)):

@@ -15,6 +15,7 @@ from gansmith.hardware import send
 from gansmith.sampling import latents
 from gansmith.training.draws import Draws
 from gansmith.training.objectives import MicroBatch
+from gansmith.training.pretraining import own_latents
 
 if TYPE_CHECKING:
     from gansmith.training.loop import Run
@@ -68,6 +69,16 @@ def of_g(run: "Run", state: "State") -> Iterator[MicroBatch]:
             real_y = send(labels, world.device) if run.num_classes else None
         draws = _draws(run, "g", positions)
         yield MicroBatch(z, y, real, real_y, draws, state.G.turn, state.images_seen)
+
+
+def of_images(run: "Run", state: "State", reals: Reals) -> Iterator[MicroBatch]:
+    """Reals in stream order, each with the latent that is always its own: what G is trained on alone."""
+    world = run.world
+    for positions in slices(state.images_seen, run.batch, run.micro_batch, world.rank, world.size):
+        images, labels = next(reals.stream)
+        z = send(own_latents(run.config, run.feed, positions), world.device)
+        y = send(labels, world.device) if run.num_classes else None
+        yield MicroBatch(z, y, to_device(images, world.device), y, None, state.G.turn, state.images_seen)
 
 
 def _draws(run: "Run", name: str, positions: np.ndarray) -> Draws:

@@ -36,7 +36,16 @@ class Rule:
 
 def rule(config: Config, epoch: int) -> Rule:
     """The rule of a configuration. epoch: images per epoch."""
-    init = config.init
+    init, pretrain = config.init, config.pretrain
+    if pretrains_d(config):
+        begins, amount = images(pretrain.generator, epoch), pretrain.discriminator
+        return Rule(
+            at=None if amount == "plateau" else begins + images(amount, epoch),
+            window=max(1, images(init.release_window, epoch)),
+            tolerance=init.release_tolerance,
+            limit=begins + images(init.release_limit, epoch),
+            ramp=0,
+        )
     return Rule(
         at=None if init.release in ("auto", "plateau") else images(init.release, epoch),
         window=max(1, images(init.release_window, epoch)),
@@ -44,6 +53,11 @@ def rule(config: Config, epoch: int) -> Rule:
         limit=images(init.release_limit, epoch),
         ramp=images(init.release_ramp, epoch),
     )
+
+
+def pretrains_d(config: Config) -> bool:
+    """Whether D is trained alone because `pretrain.discriminator` says so."""
+    return config.pretrain.discriminator == "plateau" or images(config.pretrain.discriminator, 1) > 0
 
 
 def holds_at_start(config: Config, new_d: bool) -> bool:

@@ -26,6 +26,7 @@ from gansmith.training import (
     memory,
     objectives,
     precision,
+    pretraining,
     profiling,
     release,
     resuming,
@@ -74,6 +75,7 @@ def train(
         # Cheap failures first: settings that need neither data nor a folder.
         objectives.build(config, world.device)
         scores = scoring.ready(config, world, dry_run)
+        alone = pretraining.ready(config, world.device)
         chosen = precision.choose(config.train.precision, world.device)
         precision.set_up(
             deterministic=config.train.deterministic, tf32=config.train.tf32, threads=config.train.threads
@@ -84,7 +86,7 @@ def train(
         log = RunLog(None if dry_run else where, world, config.log.tensorboard)
         folder = where / "checkpoints" if where.exists() else Path(checkpoint_dir or where / "checkpoints")
         session = _Session(
-            config, origins, where, folder, world, chosen, log, scores, allow_change, stop_after
+            config, origins, where, folder, world, chosen, log, scores, alone, allow_change, stop_after
         )
         while True:
             try:
@@ -105,6 +107,7 @@ class _Session:
     precision: precision.Precision
     log: RunLog
     scores: scoring.Scoring | None
+    alone: pretraining.Pretraining | None
     allow_change: Sequence[str]
     stop_after: float | None
     stop: StopRequest | None = None
@@ -139,6 +142,7 @@ def _go_on(session: _Session, dry_run: bool, profile: int | None) -> Path:
     run, state, held_out = _ready(session, plan, saved, source, lineage)
     session.stop = run.stop = session.stop or StopRequest(session.stop_after)
     scores = run.scores = session.scores
+    run.pretraining = session.alone
     run.watch = watching.ready(run, state, held_out or (scores.dataset if scores else None))
     if world.is_main and not session.again:
         if saved and saved.changes:
@@ -270,6 +274,7 @@ def _ready(
         lineage=lineage,
         from_seed=saved.record.get("from_seed", False) if saved else source is None,
         stabiliser=stabiliser,
+        alone_until=images(config.pretrain.generator, len(dataset)),
     )
     state.guard = guarding.begin(saved.record if saved else None, run.duration, out, lineage)
     if not session.again:
@@ -300,6 +305,10 @@ def _open(config: Config, world: World) -> tuple[Dataset, Dataset | None]:
 
 
 def _say_how_it_starts(run: training.Run, state: states.State, saved: resuming.Saved | None) -> None:
+    if state.images_seen < run.alone_until:
+        run.log.say(f"G is trained alone until {run.alone_until:,} images (pretrain.generator)")
+    if state.release.holds and release.pretrains_d(run.config):
+        run.log.say(f"G then stands still while D learns, {run.release}")
     if saved is None:
         run.log.event("start", images_seen=0)
         return

@@ -25,6 +25,7 @@ COLUMNS = (
     ("time", "seconds", "clock"),
     ("ETA", "eta_seconds", "clock"),
     ("img/s", "images_per_second", "{:.1f}"),
+    ("L_pretrain", "loss_pretrain", "{:.3f}"),
     ("L_D", "loss_d", "{:.3f}"),
     ("L_G", "loss_g", "{:+.3f}"),
     ("D(x)", "d_real", "{:+.2f}"),

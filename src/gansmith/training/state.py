@@ -22,7 +22,7 @@ from gansmith.training.gradients import FlatGradients
 from gansmith.training.growth import Growth
 from gansmith.training.objectives import import_function
 from gansmith.training.precision import LossScale
-from gansmith.training.release import Release, holds_at_start
+from gansmith.training.release import Release, holds_at_start, pretrains_d
 
 CONTRAST = 128  # numbers that D's contrast head makes of an image
 
@@ -203,7 +203,7 @@ def build(
         D=_player(D, optimizers.kind(config.optim, "d"), scaled, frozen),
         G_ema=replica(given.G_ema if given else G),
         order=order,
-        release=Release(holds=given is not None and holds_at_start(config, new_d)),
+        release=Release(holds=pretrains_d(config) or (given is not None and holds_at_start(config, new_d))),
     )
 
 

@@ -48,6 +48,7 @@ class FeatureNetwork(ABC):
     weights_sha256: str = ""
     device: torch.device = torch.device("cpu")
     precision: str = "fp32"
+    takes_floats: bool = True  # or whole pixel values only
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
@@ -68,6 +69,14 @@ class FeatureNetwork(ABC):
                 features.append(vectors.float().cpu())
                 logits += [] if scores is None else [scores.float().cpu()]
         return Features(torch.cat(features), None if self.num_logits is None else torch.cat(logits))
+
+    def differentiable(self, images: Tensor) -> Tensor:
+        """The features of float images (N, C, H, W) in [0, 255], C 1 or 3, on the network's device: float32
+        (N, dim), with a way back to the images. Not rounded; otherwise as in a call. Needs `takes_floats`.
+        """
+        assert self.takes_floats
+        with torch.autocast(self.device.type, enabled=False):
+            return self._compute(images.float().expand(-1, 3, -1, -1))[0].float()
 
     @property
     def _micro_batch(self) -> int:

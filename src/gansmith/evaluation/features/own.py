@@ -56,6 +56,7 @@ class _Program(FeatureNetwork):
     """Code of the user's that maps images to features."""
 
     resizer = "its own"
+    takes_floats = False
 
     def __init__(self, program: Callable[[Tensor], Any], device: torch.device) -> None:
         self.program, self.device = program, device

@@ -26,4 +26,9 @@ class Pixels(FeatureNetwork):
         self.device = device
 
     def _compute(self, images: Tensor) -> tuple[Tensor, None]:
-        return F.adaptive_avg_pool2d(images.float() / 255, SIDE).flatten(1), None
+        x = images.float() / 255
+        if x.requires_grad and x.shape[2] == x.shape[3] and x.shape[2] % SIDE == 0:
+            return F.avg_pool2d(x, x.shape[2] // SIDE).flatten(
+                1
+            ), None  # its gradient repeats on every device
+        return F.adaptive_avg_pool2d(x, SIDE).flatten(1), None
