@@ -20,7 +20,7 @@ OLDER = tuple(contradictions.OLDER)
 def generator(family: str, **changes: Any) -> Any:
     kwargs = {"family": family, "resolution": 32, "num_classes": 5, "ch": 4, "dim_z": 8, **changes}
     if family in ("sngan", "sagan"):
-        kwargs = {"shared_dim": 0, "attention": (16,), **kwargs}
+        kwargs = {"attention": (16,), **kwargs}
     G = families.make_generator(**kwargs)
     spectral.converge(G)
     return G
@@ -48,12 +48,12 @@ def test_parameter_counts_are_the_published_ones() -> None:
         assert (count(G) - 8643, count(D) - 961) == (3_576_704, 2_765_568)
         # SNGAN for CIFAR-10, without classes; Miyato's D has no bias in its last layer.
         kwargs = {"family": "sngan", "resolution": 32, "num_classes": 0, "ch": 64}
-        G = families.make_generator(dim_z=128, shared_dim=0, spectral=False, **kwargs)
+        G = families.make_generator(dim_z=128, spectral=False, **kwargs)
         assert count(G) == 4_276_739
         # SAGAN at 128 px is BigGAN's network at ch 64 without skip-z.
         shared = {"resolution": 128, "num_classes": 1000, "ch": 64, "attention": (64,)}
-        G = families.make_generator(family="sagan", dim_z=128, shared_dim=128, **shared)
-        assert count(G) == count(Generator(dim_z=128, shared_dim=128, skip_z=False, **shared))
+        G = families.make_generator(family="sagan", dim_z=128, **shared)
+        assert count(G) == count(Generator(dim_z=128, shared_dim=0, skip_z=False, **shared))
 
 
 @pytest.mark.parametrize(("family", "resolution"), BUILT)
@@ -114,15 +114,15 @@ def test_classes_are_drawn_and_judged_apart(family: str) -> None:
 
 
 def test_sngan_and_sagan_are_biggan_with_less() -> None:
-    kwargs = {"resolution": 32, "num_classes": 5, "ch": 4, "dim_z": 8, "shared_dim": 0}
-    older = families.make_generator(family="sagan", skip_z=True, attention=(16,), **kwargs)
-    biggan = Generator(skip_z=False, attention=(16,), **kwargs)
+    kwargs = {"resolution": 32, "num_classes": 5, "ch": 4, "dim_z": 8}
+    older = families.make_generator(family="sagan", shared_dim=16, attention=(16,), **kwargs)
+    biggan = Generator(shared_dim=0, skip_z=False, attention=(16,), **kwargs)
     biggan.load_state_dict(older.state_dict())
     for net in (older, biggan):
         spectral.refresh(net, iterations=0)
     z, y = torch.randn(2, 8), torch.tensor([1, 4])
     assert torch.equal(older(z, y), biggan(z, y))
-    assert older.kwargs["skip_z"] is False
+    assert (older.kwargs["skip_z"], older.kwargs["shared_dim"]) == (False, 0)
     sngan = families.make_generator(family="sngan", attention=(16,), **kwargs)
     assert sngan.kwargs["attention"] == []
     assert older.state_dict().keys() - sngan.state_dict().keys() == {

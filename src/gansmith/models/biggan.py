@@ -25,15 +25,15 @@ FADES = ("append", "insert")
 class Generator(nn.Module):
     """z (N, dim_z) and y -> images (N, channels, R, R) float32 in [-1, 1].
 
-    family: one of `tables.FAMILIES`; sngan and sagan have no skip-z, sngan no attention either, whatever is
-    asked for. num_classes: 0 is unconditional. shared_dim: size of the class embedding that all BatchNorm
-    layers share; 0 gives each layer its own. skip_z: BigGAN feeds a chunk of z to each block, deep all of z.
-    attention: resolutions after whose block attention stands; attention_blocks numbers the blocks instead.
-    depth: blocks per stage (deep only). spectral: False leaves spectral norm out. rgb_rows: outputs of the
-    last convolution, of which the first `channels` are the image (published deep weights have ch of them, and
-    the spectral norm is that of all); None is `channels`. table: channel multipliers in place of the
-    published ones. noise: every block's map gets noise (noise.py). Raises ValueError for settings that do not
-    go together.
+    family: one of `tables.FAMILIES`; sngan and sagan have a class embedding per BatchNorm layer, no skip-z,
+    sngan no attention either, whatever is asked for. num_classes: 0 is unconditional. shared_dim: size of the
+    class embedding that all BatchNorm layers share; 0 gives each layer its own. skip_z: BigGAN feeds a chunk
+    of z to each block, deep all of z. attention: resolutions after whose block attention stands;
+    attention_blocks numbers the blocks instead. depth: blocks per stage (deep only). spectral: False leaves
+    spectral norm out. rgb_rows: outputs of the last convolution, of which the first `channels` are the image
+    (published deep weights have ch of them, and the spectral norm is that of all); None is `channels`. table:
+    channel multipliers in place of the published ones. noise: every block's map gets noise (noise.py). Raises
+    ValueError for what cannot be.
 
     Of imported networks only: gain_offset stands for the 1 of a conditional gain 1 + W·condition; upsampling
     `zeros` sets pixels apart by zeros instead of repeating them.
@@ -78,7 +78,8 @@ class Generator(nn.Module):
         noise: bool = False,
     ) -> None:
         super().__init__()
-        skip_z = skip_z and family in tables.BIGGAN
+        if family not in tables.BIGGAN:
+            skip_z, shared_dim = False, 0
         attention = () if family == "sngan" else attention
         self.kwargs = layers.settings(locals())
         multipliers = tables.generator_channels(family, resolution, table)

@@ -1,7 +1,7 @@
 """Widths of the published residual networks in multiples of ch, by resolution, and what else differs there.
 
 SNGAN (Miyato et al. 2018) and SAGAN (Zhang et al. 2019) are what BigGAN grew from: the same blocks without
-skip-z, SNGAN also without attention. Numbers only: this module knows no layer.
+skip-z and shared class embedding, SNGAN also without attention. Numbers only: this module knows no layer.
 """
 
 from collections.abc import Sequence
