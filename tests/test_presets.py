@@ -8,7 +8,9 @@ import torch
 
 from gansmith import config as configuration
 from gansmith.config import Config, images
-from gansmith.training import batching, state
+from gansmith.errors import UserError
+from gansmith.models.families import BATCH_NORM_IN_D
+from gansmith.training import batching, ema, state
 
 PRESETS = configuration.preset_names()
 PUBLISHED_IMAGES = {  # real images in all: steps × D phases × batch
@@ -16,8 +18,16 @@ PUBLISHED_IMAGES = {  # real images in all: steps × D phases × batch
     "biggan-128-ajbrock": 150_000 * 2048,
     "biggan-64": 100_000 * 1024,
     "cifar10": 100_000 * 5 * 64,
+    "sagan-128": 100 * 1_281_167,
+    "sngan-128": 100 * 1_281_167,
+    "sngan-32": 50_000 * 5 * 64,
+    "sngan-64": 100_000 * 5 * 64,
     "tensorfork-256": 607_250 * 2 * 2048,
+    "wgan-gp": 100_000 * 5 * 64,
 }
+OWN = ("mnist", *(preset for preset in PRESETS if preset.startswith("digits")))
+# What is drawn there is G itself.
+WITHOUT_AVERAGE = ("dcgan", "lsgan", "sngan-128", "sngan-32", "sngan-64", "wgan", "wgan-gp")
 # at 1,000 classes; reference: the counts published with BigGAN, BigGAN-PyTorch and compare_gan
 PARAMETERS = {
     "biggan-128": (70_433_988, 87_982_370),
@@ -38,6 +48,8 @@ def test_the_recipes_are_all_there() -> None:
     assert set(PRESETS) == {
         "digits", "mnist", "cifar10", "biggan-64", "biggan-128", "biggan-128-ajbrock", "biggan-256",
         "biggan-512", "biggan-deep-128", "biggan-deep-256", "biggan-deep-512", "tensorfork-256",
+        "dcgan", "lsgan", "wgan", "wgan-gp", "sngan-32", "sngan-64", "sngan-128", "sagan-128",
+        "digits-dcgan", "digits-lsgan", "digits-wgan-gp", "digits-sngan", "digits-sagan",
     }  # fmt: skip
 
 
@@ -60,6 +72,10 @@ def test_preset_runs_on_one_device_and_on_several(preset: str, world: int) -> No
     """The batch divides into BatchNorm groups and micro-batches, and one micro-batch fits a small device."""
     config = load(preset)
     group = batching.bn_group(config)
+    if config.model.family in BATCH_NORM_IN_D and config.train.batch < world * group:
+        with pytest.raises(UserError, match=r"bn.group .* cannot be shared by processes"):
+            batching.resolve(config, group, world)
+        return
     sizes = batching.resolve(config, group, world)
     for batch, micro in ((sizes.batch, sizes.micro_batch), (sizes.batch_g, sizes.micro_batch_g)):
         assert batch % group == 0
@@ -83,7 +99,7 @@ def test_duration_is_the_published_number_of_steps(preset: str) -> None:
     assert images(load(preset).train.duration, 1) == pytest.approx(PUBLISHED_IMAGES[preset], rel=0.005)
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS if p not in ("digits", "mnist")])
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p not in (*OWN, *WITHOUT_AVERAGE)])
 def test_ema_half_life_is_the_published_decay(preset: str) -> None:
     """0.9999 per G step: half of it is forgotten after ln 0.5 / ln 0.9999 = 6,931 G steps."""
     config = load(preset)
@@ -93,3 +109,11 @@ def test_ema_half_life_is_the_published_decay(preset: str) -> None:
     )
     assert config.ema.ramp is None
     assert images(config.ema.start, 1) % per_step == 0
+
+
+@pytest.mark.parametrize("preset", WITHOUT_AVERAGE)
+def test_a_recipe_without_an_average_draws_from_g_itself(preset: str) -> None:
+    config = load(preset)
+    kept = ema.decay(config.train.batch * config.optim.d_steps, 10**6, half_life=1, ramp=None, start=0)
+    assert (config.ema.half_life, config.ema.ramp) == (1, None)
+    assert kept < 1e-19

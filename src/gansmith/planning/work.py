@@ -16,7 +16,18 @@ from gansmith.training.batching import Sizes
 
 IMAGENET = (1_281_167, 1000)
 # Data sets of the recipes that are not ImageNet's: images, classes.
-DATA = {"digits": (1797, 10), "mnist": (60_000, 10), "cifar10": (50_000, 10)}
+DATA = {
+    "digits": (1797, 10),
+    "mnist": (60_000, 10),
+    "cifar10": (50_000, 10),
+    "sngan-32": (50_000, 10),
+    "wgan-gp": (50_000, 10),
+    "sngan-64": (202_599, 1),  # CelebA
+}
+DATA |= dict.fromkeys(("dcgan", "lsgan", "wgan"), DATA["sngan-64"])
+DATA |= dict.fromkeys(
+    (f"digits-{name}" for name in ("dcgan", "lsgan", "wgan-gp", "sngan", "sagan")), DATA["digits"]
+)
 
 
 @dataclass(frozen=True)
