@@ -91,7 +91,7 @@ def stuck(run: "Run", state: "State", letter: str, skipped: int) -> None:
             f"--set optim.lr_g={optim.lr_g / 2:g} --set optim.lr_d={optim.lr_d / 2:g} "
             "--allow-change optim.lr_g --allow-change optim.lr_d."
         )
-    lost = skipped * run.batch * optim.d_steps
+    lost = skipped * run.batch * (optim.d_steps if letter == "g" else 1)
     since = min(state.guard.since or state.images_seen, state.images_seen - lost)
     _go_back(run, state, "diverged", what, max(int(since), 0))
 
