@@ -191,6 +191,9 @@ def test_a_clamp_goes_on_from_what_it_remembers_bit_for_bit():
     for name, value in again.memory.items():
         value.copy_(second.memory[name])
     again.restored()
+    fresh = stabiliser(whole, clamp_d="0.9x")  # switched on in the middle: its memory was nowhere saved
+    fresh.restored()
+    assert [made.clamps["d"].spectra.warm for made in (again, fresh)] == [True, False]
     for made, net in ((first, whole), (again, parts)):
         after_step(made, "d", net)
     assert torch.equal(whole.weight, parts.weight)
