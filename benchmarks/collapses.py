@@ -235,7 +235,7 @@ def judged(found: dict[str, Any]) -> dict[str, Any]:
         "suspected": None if first["suspect"] is None else first["suspect"] - START,
         "kind": back[0]["what"] if back else collapsed[0]["what"] if collapsed else None,
         "back": len(back),
-        "recovered": well[0] - back[-1]["images_seen"] if well else None,
+        "recovered": well[0] - back[-1]["images_seen"] if well and found["ended"] == "finished" else None,
         "best": best,
         "last": last,
         "ended": found["ended"],
