@@ -68,7 +68,7 @@ def main() -> None:
     print(table({name: rows[name] for name in options.presets}, judge.on_reals))
 
 
-def rate(name: str, short: int = 512, long: int = 3584) -> float:
+def rate(name: str, short: int = 256, long: int = 2048) -> float:
     """Images a recipe trains on per second of one core: from two short runs, whose start costs the same."""
     spent = []
     with tempfile.TemporaryDirectory() as folder:

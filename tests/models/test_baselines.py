@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gansmith.config import contradictions
-from gansmith.models import families, normalization, spectral
+from gansmith.models import families, normalization, recompute, spectral
 from gansmith.models.biggan import Generator
 from gansmith.models.summary import summary
 from gansmith.weights.export.plain import plain
@@ -223,3 +223,15 @@ def test_what_cannot_be_built_is_refused() -> None:
         families.make_generator(family="pix2pix")
     with pytest.raises(ValueError, match="channels 4 is not possible"):
         generator("dcgan", channels=4)
+
+
+@pytest.mark.parametrize("family", ["dcgan", "wgan-gp"])
+def test_blocks_that_are_computed_again_give_the_same_gradients(family: str) -> None:
+    G, D = generator(family, num_classes=0), discriminator(family, num_classes=0)
+    z, found = torch.randn(4, 8), []
+    for _ in range(2):
+        parameters = [*G.parameters(), *D.parameters()]
+        found.append(torch.autograd.grad(D(G(z)).sum(), parameters))
+        assert recompute.recompute_from(G, 4) == len(G.blocks)
+        assert recompute.recompute_from(D, 4) == len(D.blocks)
+    assert all(torch.equal(plainly, again) for plainly, again in zip(*found))
