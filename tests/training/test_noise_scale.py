@@ -66,10 +66,10 @@ def test_the_estimate_is_that_of_the_parts_own_gradients_of_the_master_weights(t
     direct = []
     accumulate = loop._accumulate
 
-    def look(run, letter, state, reals):
+    def look(run, letter, state, reals, *more):
         if letter == "d" and growth.due(run.growth, state.D.turn):
             before = [p.detach().clone() for p in state.D.net.parameters()]
-            batches = list(loop._micro_batches_d(run, state, reals))
+            batches = list(loop.of_d(run, state, reals))
             parts = [part for batch in batches for part in batch.split(4)]
             gradients = []
             for part in parts:
@@ -83,7 +83,7 @@ def test_the_estimate_is_that_of_the_parts_own_gradients_of_the_master_weights(t
             direct.append((float(variance), float(mean.square().sum() - variance / (4 * len(parts)))))
             reals.begin(state.images_seen)
             assert all(torch.equal(a, b) for a, b in zip(before, state.D.net.parameters()))
-        return accumulate(run, letter, state, reals)
+        return accumulate(run, letter, state, reals, *more)
 
     monkeypatch.setattr(loop, "_accumulate", look)
     tiny("run", NOISY)
@@ -98,8 +98,8 @@ def test_measuring_changes_what_is_trained_by_rounding_only(tiny, monkeypatch):
     accumulate = loop._accumulate
     for every in (2, None):
 
-        def look(run, letter, state, reals, every=every):
-            found = accumulate(run, letter, state, reals)
+        def look(run, letter, state, reals, *more, every=every):
+            found = accumulate(run, letter, state, reals, *more)
             player = state.D if letter == "d" else state.G
             seen[every, letter, player.turn] = player.gradients.flat.clone()
             return found

@@ -76,12 +76,14 @@ def test_after_20_steps_in_float64_the_checkpoint_is_that_of_one_process(on):
         newest(on(world, f"run{world}", settings, f"r{world}", in_float64)) for world in (1, 2, 4)
     ]
     assert record["step"] == 20
-    differing = {"world", "seconds", "micro_batch"}
+    differing = {"world", "seconds", "micro_batch", "guard"}
     for world, (their_record, tensors) in zip((2, 4), others):
         assert their_record["world"] == world
         assert {k: v for k, v in record.items() if k not in differing} == {
             k: v for k, v in their_record.items() if k not in differing
         }
+        seen, theirs = (each["guard"]["bins"]["values"] for each in (record, their_record))
+        assert seen["loss_d"] == pytest.approx(theirs["loss_d"], rel=1e-5)  # logged in float32
         for file, here in one.items():
             there = tensors[file]
             assert {key: (v.shape, v.dtype) for key, v in here.items()} == {
