@@ -57,6 +57,7 @@ def main() -> None:
         if row.get("seconds") != options.seconds or row.get("seed") != options.seed:
             row |= {"seconds": options.seconds, "seed": options.seed}
             row["images"] = int(options.seconds * rate(name)) // 1000 * 1000
+            results.write_text(json.dumps(rows, indent=1) + "\n")  # as many, when this is started again
         run = train(
             "builtin:digits", name, options.out / f"{name}-{options.seconds:g}s-{options.seed}",
             settings=QUIET | {"train.duration": row["images"], "train.seed": options.seed},
