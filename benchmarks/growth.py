@@ -5,8 +5,8 @@
         --features pixels --set model.ch=16 optim.d_steps=2
 
 Per seed four runs of one recipe: a small batch, one `--factor` times as large, one that grows from the first
-to the second by a table (in equal parts of the images), and one that grows by its own gradient noise. All
-have the same BatchNorm groups and micro-batches. Every `--every` images the average is scored by a Fréchet
+to the second by a table (in equal parts of the images), and one that grows by its own gradient noise, with no
+other limit than the default, 16 times the first. All have the same BatchNorm groups and micro-batches. Every `--every` images the average is scored by a Fréchet
 distance of `--features`. The mark is, per seed, what the large batch has at its end. Time is CPU time of the
 whole run per image, evaluations included, times the images. Runs that are there are gone on with. Results go
 to OUT/results.json, the table to the terminal, the figure to OUT/growth.png.
@@ -62,7 +62,7 @@ def settings(options: argparse.Namespace, variant: str, seed: int) -> dict[str, 
         at = [options.images * i // doublings for i in range(doublings)]
         own["batch.schedule"] = {str(start): options.batch << i for i, start in enumerate(at)}
     if variant == "auto":
-        own |= {"batch.schedule": "auto", "batch.maximum": large, "batch.noise_every": 8}
+        own |= {"batch.schedule": "auto", "batch.noise_every": 8}  # up to 16 times the small one
     return {
         "train.seed": seed,
         "train.duration": options.images,
