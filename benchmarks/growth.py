@@ -6,10 +6,11 @@
 
 Per seed four runs of one recipe: a small batch, one `--factor` times as large, one that grows from the first
 to the second by a table (in equal parts of the images), and one that grows by its own gradient noise, with no
-other limit than the default, 16 times the first. All have the same BatchNorm groups and micro-batches. Every `--every` images the average is scored by a Fréchet
-distance of `--features`. The mark is, per seed, what the large batch has at its end. Time is CPU time of the
-whole run per image, evaluations included, times the images. Runs that are there are gone on with. Results go
-to OUT/results.json, the table to the terminal, the figure to OUT/growth.png.
+other limit than the default, 16 times the first. All have the same BatchNorm groups and micro-batches. Every
+`--every` images the average is scored by a Fréchet distance of `--features`. The mark is, per seed, what the
+large batch has at its end. Time is CPU time of the whole run per image, evaluations included, times the
+images. Runs that are there are gone on with. Results go to OUT/results.json, the table to the terminal, the
+figure to OUT/growth.png.
 """
 
 import argparse

@@ -27,6 +27,14 @@ from gansmith.errors import UserError
         ({"clip_weights": 0.01}, "set model.spectral_d false"),
         ({"clip_weights": 0.01, "clamp_d": 1.0}, "clamp_d: D's weights are clipped already"),
         ({"critic_plateau": 0.1, "optim.d_steps": 1}, "no loss to fall from: set optim.d_steps to the most"),
+        ({"critic_plateau": 0.1, "penalty.r1": 1.0, "penalty.r1_every": 16}, "set penalty.r1_every to 1"),
+        ({"critic_plateau": 0.1, "penalty.r2": 1.0, "penalty.r2_every": 2}, "which is no plateau: set "),
+        ({"critic_plateau": 0.1, "guard.penalty_r1": 1.0, "penalty.r1_every": 4}, "penalty.r1_every 4 makes"),
+        ({"stop_g": 0}, "stop_g: 0.0: L_D of hinge does not come below 0, so that G is always left out"),
+        ({"stop_g": "0x"}, "stop_g: 0x: L_D of hinge does not come below 0, so that G is always left out"),
+        ({"stop_d": -1}, "stop_d: -1.0: L_D of hinge does not come below 0, so that this never acts"),
+        ({"flood_d": -1}, "flood_d: -1.0: L_D of hinge does not come below 0, so that this never acts"),
+        ({"loss.objective": "non_saturating", "flood_g": -0.05}, "L_G of non_saturating does not come below"),
         ({"clamp_g": "0x"}, "a singular value is clamped to more than 0"),
         ({"clip_weights": 0}, "Input should be greater than 0"),
         ({"loss.objective": "wasserstein", "flood_d": 0.2}, "flooded at 0.2 it never learns"),
@@ -43,6 +51,9 @@ from gansmith.errors import UserError
         ({"model.dropout_d": 0.5, "model.discriminator": "mine:D"}, "is built into gansmith's own D"),
         ({"model.noise_g": True, "model.family": "dcgan", "model.resolution": 64}, "not dcgan"),
         ({"pretrain.generator": "1M", "init.source": "x"}, "has been trained already (--init-from)"),
+        ({"pretrain.generator": "0.5ep", "init.source": "x"}, "has been trained already (--init-from)"),
+        ({"pretrain.generator": "0k", "pretrain.pixels": 2.0}, "is of G's pretraining: it needs"),
+        ({"pretrain.generator": "1M", "data.random_crop": True}, "random_crop shows another part each time"),
         ({"pretrain.features": "pixels"}, "is of G's pretraining: it needs pretrain.generator"),
         ({"pretrain.generator": 9, "pretrain.discriminator": "2M", "train.duration": "2M"}, "nothing of"),
         ({"pretrain.discriminator": "soon"}, "'soon' is not an amount of images"),
@@ -69,6 +80,9 @@ def test_contradictions_are_refused_with_the_reason(settings, message):
         {"flood_d": 0.2, "stop_d": 0.25, "stop_g": 1.5, "flood_g": -0.05},
         {"flood_d": "0.5x", "stop_d": 0.2},  # of two kinds: nobody can tell
         {"gate_d": 0.5, "gate_g": 0.5},
+        {"flood_d": 0.0, "stop_d": 0.1},  # 0 is a value
+        {"stop_g": "0.9x"},
+        {"stop_d": "1.1x"},  # losses lie on either side of their mean
     ],
 )
 def test_what_goes_together_is_allowed(settings):

@@ -87,6 +87,14 @@ def test_features_that_give_no_gradient_are_refused(monkeypatch, tmp_path):
         pretraining.ready(config, CPU)
 
 
+def test_part_of_an_epoch_is_some_of_g_s_pretraining():
+    parts = [
+        pretraining.ready(Config(pretrain={"generator": amount, "features": "pixels"}), CPU)
+        for amount in ("0.4ep", "0k")
+    ]
+    assert [part is not None for part in parts] == [True, False]
+
+
 def at(run, images_seen):
     return checkpoint.read_tensors(run / "checkpoints" / checkpoint.name(images_seen))
 

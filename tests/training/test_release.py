@@ -73,9 +73,14 @@ def test_the_rate_rises_over_the_ramp():
 
 
 def test_auto_holds_only_beside_a_new_d():
-    for criterion, new_d, holds in (("auto", True, True), ("auto", False, False), ("plateau", False, True),
-                                    ("8k", False, True), (0, True, False)):  # fmt: skip
+    known = ("auto", True, True), ("auto", False, False), ("plateau", False, True), (0, True, False)
+    for criterion, new_d, holds in (*known, ("8k", False, True), ("0.5ep", False, True)):
         assert release.holds_at_start(Config(init={"release": criterion}), new_d) is holds
+
+
+@pytest.mark.parametrize(("amount", "some"), [("0.5ep", True), ("plateau", True), ("0k", False), (0, False)])
+def test_part_of_an_epoch_is_some_of_d_s_pretraining(amount, some):
+    assert release.pretrains_d(Config(pretrain={"discriminator": amount})) is some
 
 
 @pytest.fixture(scope="module")

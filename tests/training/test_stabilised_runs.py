@@ -90,6 +90,22 @@ def test_a_step_that_is_left_out_moves_neither_weights_nor_moments(tiny):
     assert row["skipped"] is None
 
 
+OWN = """from gansmith.training import objectives
+
+
+def loss(phase, G, D, micro):
+    value, scalars = objectives.hinge(phase, G, D, micro)
+    return value, scalars | ({"d_accuracy": value.detach().new_full((), 0.5)} if phase == "d" else {})
+"""
+
+
+def test_a_gate_goes_by_the_accuracy_that_an_objective_of_ones_own_says(tiny, tmp_path, monkeypatch):
+    (tmp_path / "gated.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = QUIET | {"loss.objective": "gated:loss", "stabilise.gate_g": 0.6, "train.duration": 32}
+    assert events(tiny("run", settings), "status")[-1]["gate_g_active"] == 1.0
+
+
 def checkpoint_at(run, images):
     from gansmith.training import checkpoint
 

@@ -201,5 +201,8 @@ def test_a_clamp_goes_on_from_what_it_remembers_bit_for_bit():
 
 
 def test_a_plateau_is_a_fall_by_less_than_the_tolerance():
-    falls = [[1.0], [1.0, 0.5], [1.0, 0.5, 0.45], [0.5, 0.6], [1.0, float("nan")], [float("nan"), 1.0]]
-    assert [stabilising.settled(losses, 0.1) for losses in falls] == [False, False, True, True, False, False]
+    falls = [[1.0], [1.0, 0.5], [1.0, 0.5, 0.45], [0.5, 0.6]]
+    assert [stabilising.settled(losses, 0.1) for losses in falls] == [False, False, True, True]
+    for odd in (float("nan"), float("inf"), float("-inf")):
+        assert not stabilising.settled([1.0, odd], 0.1)
+        assert not stabilising.settled([odd, 1.0], 0.1)

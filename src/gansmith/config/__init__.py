@@ -1,6 +1,6 @@
 """The configuration of a run: one validated object, merged from preset, file and command line."""
 
-from gansmith.config.fields import images
+from gansmith.config.fields import images, is_some
 from gansmith.config.merge import (
     diff,
     flat,
@@ -20,6 +20,7 @@ __all__ = [
     "flat",
     "from_flat",
     "images",
+    "is_some",
     "load",
     "parse_overrides",
     "preset_names",

@@ -35,5 +35,14 @@ def images(amount: str | int | float, epoch: int) -> int:
     return round(number * (epoch if unit == "ep" else _UNITS[unit]))
 
 
+def is_some(amount: str | int | float) -> bool:
+    """Whether an amount, or a word in the place of one (`plateau`), asks for any images, however few an epoch
+    has: `0.5ep` does, `0k` does not.
+    """
+    return not _AMOUNT.match(str(amount)) or images(amount, 1 << 40) > 0
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 
 from gansmith.config.schema import Config
-from gansmith.config.stability import LOSSES
+from gansmith.config.stability import LOSSES, SIGNED
 
 
 def contradictions(config: Config) -> Iterator[tuple[str, str]]:
@@ -18,10 +18,14 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
             "loss.objective",
             f"{objective!r} is unknown; {hint}There are {', '.join(LOSSES)}, and module:function",
         )
-    for path, value in (
+    of_slopes = (
         ("penalty.r1", penalty.r1),
+        ("guard.penalty_r1", config.guard.penalty_r1),  # becomes the one above when the run goes back
         ("penalty.r2", penalty.r2),
         ("penalty.gradient_penalty", penalty.gradient_penalty),
+    )
+    for path, value in (
+        *of_slopes,
         ("penalty.lecam", penalty.lecam),
         ("penalty.consistency_real", penalty.consistency_real),
         ("penalty.consistency_fake", penalty.consistency_fake),
@@ -34,10 +38,10 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
                 f"is part of gansmith's own losses; {objective} decides itself what it adds "
                 "(gansmith.training.objectives.penalties has the functions)",
             )
-    for name in ("r1", "r2", "gradient_penalty"):
-        if config.model.family == "dcgan" and getattr(penalty, name) is not None:
+    for path, value in of_slopes:
+        if config.model.family == "dcgan" and config.model.discriminator is None and value is not None:
             yield (
-                f"penalty.{name}",
+                path,
                 "is about the slope of D at one image; dcgan's D has BatchNorm, through which it feels all",
             )
     if penalty.gradient_penalty is not None and penalty.method == "finite":
@@ -70,6 +74,12 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
             )
     if augment.diffaugment and augment.ada_target is not None:
         yield "augment.ada_target", "ADA and augment.diffaugment both transform what D sees; choose one"
+    if augment.ada_target is not None and not own and objective not in SIGNED:
+        yield (
+            "augment.ada_target",
+            f"ADA follows the sign of D's logits, and {objective} does not tell real from fake by it: choose "
+            f"one of {', '.join(SIGNED)}, or augment.diffaugment",
+        )
     if augment.ada_target is None and augment.ada_start_p:
         yield "augment.ada_start_p", "is where ADA begins: it needs augment.ada_target, e.g. 0.6"
     if augment.ada_target is not None and not augment.ada_transforms:

@@ -5,12 +5,10 @@ A condition that can never hold, or holds always, is a mistake like any other (d
 
 from collections.abc import Iterator
 
-from gansmith.config.fields import images
+from gansmith.config.fields import images, is_some
 from gansmith.config.schema import Config
-from gansmith.config.stability import PretrainConfig, level
+from gansmith.config.stability import SIGNED, PretrainConfig, level
 
-# Losses of D whose logits say real or fake by their sign; an objective of one's own says itself.
-SIGNED = ("hinge", "non_saturating", "least_squares")
 ANY_SIGN = {"d": ("wasserstein",), "g": ("wasserstein", "hinge")}  # losses that are no distance from 0
 
 
@@ -27,6 +25,14 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
             f"with optim.d_steps {config.optim.d_steps} there is no loss to fall from: set optim.d_steps to "
             "the most D phases there may be, e.g. 5",
         )
+    for name, every in (("r1", config.penalty.r1_every), ("r2", config.penalty.r2_every)):
+        on = getattr(config.penalty, name) or (name == "r1" and config.guard.penalty_r1)
+        if config.stabilise.critic_plateau is not None and on and every > 1:
+            yield (
+                "stabilise.critic_plateau",
+                f"penalty.{name}_every {every} makes D's loss rise and fall by the penalty's turn, which is "
+                f"no plateau: set penalty.{name}_every to 1",
+            )
     if config.stabilise.clip_weights is not None and config.stabilise.clamp_d is not None:
         yield "stabilise.clamp_d", "D's weights are clipped already (stabilise.clip_weights); choose one"
     if config.stabilise.clip_weights is not None and config.model.spectral_d:
@@ -44,7 +50,15 @@ def _of_levels(config: Config) -> Iterator[tuple[str, str]]:
         if value is None:
             continue
         number, relative = level(value)
-        if relative and objective in ANY_SIGN[letter]:
+        of_a_sign = objective not in ANY_SIGN[letter] and ":" not in objective
+        if of_a_sign and (number < 0 or (name == "stop_g" and number == 0)):
+            what = "G is always left out" if name == "stop_g" else "this never acts"
+            yield (
+                f"stabilise.{name}",
+                f"{value}: L_{letter.upper()} of {objective} does not come below 0, so that {what}; give a "
+                "level above 0",
+            )
+        elif relative and objective in ANY_SIGN[letter]:
             yield (
                 f"stabilise.{name}",
                 f"{value} is a multiple of L_{letter.upper()}'s running mean, which {objective} lets lie on "
@@ -173,13 +187,19 @@ def _of_heads(config: Config) -> Iterator[tuple[str, str]]:
 
 def _of_pretraining(config: Config) -> Iterator[tuple[str, str]]:
     pretrain, nothing = config.pretrain, PretrainConfig()
-    alone = pretrain.generator not in (0, "0")
-    if config.init.source is not None and (alone or pretrain.discriminator not in (0, "0")):
+    alone = is_some(pretrain.generator)
+    if config.init.source is not None and (alone or is_some(pretrain.discriminator)):
         yield "pretrain", "a run from given weights has been trained already (--init-from): leave it out"
     for name in ("features", "weights", "pixels"):
         if not alone and getattr(pretrain, name) != getattr(nothing, name):
             yield f"pretrain.{name}", "is of G's pretraining: it needs pretrain.generator, e.g. 200k"
     amounts = (pretrain.generator, pretrain.discriminator, config.train.duration)
+    if alone and config.data.random_crop:
+        yield (
+            "pretrain.generator",
+            "teaches G every image from one latent of its own, and data.random_crop shows another part each "
+            "time: set it to false, or leave this out",
+        )
     if not any(str(amount).strip().endswith(("ep", "plateau")) for amount in amounts):
         first, second, duration = (images(amount, 1) for amount in amounts)
         if 0 < first + second >= duration:

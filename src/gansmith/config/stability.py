@@ -15,6 +15,8 @@ from gansmith.config.fields import Section, free, identity, images
 LOSSES = (
     "hinge", "non_saturating", "wasserstein", "least_squares", "least_squares_01", "relativistic",
 )  # fmt: skip
+# Losses of D whose logits say real or fake by their sign; an objective of one's own says itself.
+SIGNED = ("hinge", "non_saturating", "least_squares")
 Transform = Literal["flip", "color", "translation", "cutout"]
 Family = Literal["blit", "geometry", "color"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gansmith.config import Config, images
+from gansmith.config import Config, is_some
 from gansmith.data.feed import Feed
 from gansmith.errors import UserError
 from gansmith.evaluation import features
@@ -51,7 +51,7 @@ def ready(config: Config, device: torch.device) -> Pretraining | None:
     feature network, or none that can be learned from.
     """
     pretrain = config.pretrain
-    if not images(pretrain.generator, 1):
+    if not is_some(pretrain.generator):
         return None
     spec = features.default() if pretrain.features == "auto" else pretrain.features
     network = features.find(spec, weights=pretrain.weights, device=device)

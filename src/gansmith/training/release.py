@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gansmith.config import Config, images
+from gansmith.config import Config, images, is_some
 from gansmith.training.distributed import World
 
 
@@ -57,14 +57,14 @@ def rule(config: Config, epoch: int) -> Rule:
 
 def pretrains_d(config: Config) -> bool:
     """Whether D is trained alone because `pretrain.discriminator` says so."""
-    return config.pretrain.discriminator == "plateau" or images(config.pretrain.discriminator, 1) > 0
+    return is_some(config.pretrain.discriminator)
 
 
 def holds_at_start(config: Config, new_d: bool) -> bool:
     """Whether a run with this configuration starts with G standing still."""
     if config.init.release == "auto":
         return new_d
-    return config.init.release == "plateau" or images(config.init.release, 1) > 0
+    return is_some(config.init.release)
 
 
 @dataclass

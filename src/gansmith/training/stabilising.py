@@ -9,6 +9,7 @@ reads nothing, but where singular values are clamped (clamping.py).
 It must not know how a loss is made, nor how a step is.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,7 +61,8 @@ def settled(losses: Sequence[float], tolerance: float) -> bool:
     """Whether the last loss of a step's D phases has fallen by less than the tolerance from the one before
     it. One that is not finite has not.
     """
-    return len(losses) > 1 and losses[-2] - losses[-1] < tolerance
+    fall = losses[-2] - losses[-1] if len(losses) > 1 else math.inf
+    return math.isfinite(fall) and fall < tolerance
 
 
 @dataclass(frozen=True)

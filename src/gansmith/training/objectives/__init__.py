@@ -27,10 +27,11 @@ __all__ = [
 
 
 def build(config: Config, device: torch.device, epoch: int = 1) -> Objective:
-    """The objective that a configuration asks for, its memory on the device. epoch: images per epoch. Raises
-    UserError.
+    """The objective that a configuration asks for, its memory on the device; a user's own as it is. epoch:
+    images per epoch. Raises UserError.
     """
-    return Composed(config, device, epoch) if asked(config) else find(config.loss.objective)
+    own = ":" in config.loss.objective
+    return find(config.loss.objective) if own or not asked(config) else Composed(config, device, epoch)
 
 
 def find(name: str) -> Objective:
