@@ -112,6 +112,57 @@ def test_what_lasts_without_getting_worse_is_how_the_run_is_now() -> None:
     assert healed.position / logs.DURATION < 0.45
 
 
+@pytest.mark.parametrize(("every", "again"), [(50_000, 0.27), (2_000, 0.24)])
+def test_what_has_become_usual_is_what_comes_next_is_held_against(every: int, again: float) -> None:
+    def other(at: float, row: dict[str, Any]) -> None:
+        row["sigma0_d"] *= 3 if at > 0.2 else 1
+        row["sigma0_d"] *= 3 if at > again else 1
+
+    changes = watched(logs.rows(other, every=every, until=again + 0.02))
+    assert [change.state for change in changes] == ["suspect", "ok", "suspect"]
+    assert changes[1].position / logs.DURATION < again
+
+
+def test_a_score_that_stays_worse_becomes_usual_and_hides_nothing() -> None:
+    def fades(at: float, row: dict[str, Any]) -> None:
+        row["diversity"] *= 0.1 if at > 0.8 else 1
+
+    detector, verdicts = Detector(logs.DURATION), []
+    for row in logs.rows(fades, every=10_000, until=0.82):
+        at = row["images_seen"] / logs.DURATION
+        verdicts.append(detector.observe(row["images_seen"], row))
+        if row["images_seen"] % 200_000 == 0:
+            verdicts.append(detector.observe_score(row["images_seen"], 20 if at < 0.4 else 30))
+    changes = [(v.state, round(v.position / logs.DURATION, 1)) for v in verdicts if v.changed]
+    assert changes == [("suspect", 0.4), ("ok", 0.5), ("suspect", 0.8)]
+
+
+def test_a_run_that_went_back_once_is_not_given_the_benefit_of_the_doubt() -> None:
+    def limps(at: float, row: dict[str, Any]) -> None:
+        row["gradient_norm_g"] *= 0.1 if at > 0.3 else 1
+
+    def states(wary: bool) -> list[str]:
+        detector = Detector(logs.DURATION, wary=wary)
+        verdicts = [detector.observe(row["images_seen"], row) for row in logs.rows(limps)]
+        return [verdict.state for verdict in verdicts if verdict.changed]
+
+    assert states(wary=False) == ["suspect", "ok"]
+    assert states(wary=True)[:2] == ["suspect", "collapsed"]
+
+
+def test_scores_count_after_the_warm_up_only() -> None:
+    detector = Detector(1000)
+    assert [detector.observe_score(at, 10.0 * at).state for at in (1, 50, 99)] == ["ok"] * 3
+    assert detector.observe_score(150, 21.0).state == "collapsed"
+
+
+@pytest.mark.parametrize("rows", [[{"loss_d": None}] * 5, [{"step": 1}] * 5, [{"diversity": "?"}] * 300])
+def test_rows_that_hold_nothing_usable_are_taken_in_too(rows: list[dict[str, Any]]) -> None:
+    detector = Detector(1000)
+    last = [detector.observe(at, row) for at, row in enumerate(rows)][-1]
+    assert last.state == ("collapsed" if "loss_d" in rows[0] else "ok")
+
+
 def test_rows_ten_times_as_often_change_little_of_when_it_is_found() -> None:
     rare, often = (
         watched(logs.rows(logs.grows, every=every, until=0.65))[-1].position for every in (100_000, 10_000)
@@ -138,12 +189,14 @@ def test_any_signal_may_be_missing() -> None:
 
 
 def test_score_above_its_best_is_suspect_and_twice_its_best_is_collapsed() -> None:
-    detector = Detector(100)
+    detector = Detector(10)
     states = [
         detector.observe_score(at, value, "FID").state
         for at, value in enumerate([80, 20, 25, 27, 22, 41, 19, float("nan")])
     ]
     assert states == ["ok", "ok", "ok", "suspect", "ok", "collapsed", "ok", "ok"]
+    assert detector.observe_score(8, 50, "FID").state == "collapsed"
+    assert detector.observe_score(8, float("nan"), "FID").state == "collapsed"  # says nothing, mends nothing
     assert detector.observe_score(9, 60, "another network's").state == "ok"
 
 

@@ -80,9 +80,12 @@ class Bin:
 
 @dataclass
 class Detector:
-    """duration: positions in all, that the warm-up is a share of. The rest is its memory."""
+    """duration: positions in all, that the warm-up is a share of. wary: the run has gone back once, so that
+    what lasts is the cause, still there, and not how the run is now. The rest is its memory.
+    """
 
     duration: float
+    wary: bool = False
     start: float | None = None
     bins: list[Bin] = field(default_factory=list)
     rows: list[dict[str, float]] = field(default_factory=list)  # of the bin that is still open
@@ -103,8 +106,7 @@ class Detector:
     def observe(self, position: float, row: Mapping[str, Any]) -> Verdict:
         """Takes in a status row. Positions must ascend."""
         found = signals.of_row(row)
-        if self.start is None:
-            self.start = position
+        self._begin(position)
         self._note_broken(position, found)
         counted: dict[str, float] = {n: found.pop(n) for n in ("skipped", "step") if n in found}
         found |= signals.per_step(self.counted, counted)
@@ -115,12 +117,16 @@ class Detector:
         return self._verdict(position)
 
     def observe_score(self, position: float, value: float, protocol: str = "") -> Verdict:
-        """Takes in a distance such as FID; of another protocol it begins anew."""
+        """Takes in a distance such as FID; of another protocol it begins anew, and one that is no number says
+        nothing."""
+        self._begin(position)
         self.scored = max(self.scored, position)
+        if not math.isfinite(value):
+            return self._verdict(position)
         if self.score_of != protocol:
             self.best_score, self.score_of = None, protocol
-        times = value / self.best_score if self.best_score and value == value else 0.0
-        if times > SCORE_SUSPECT and self.best_score is not None:
+        times = value / self.best_score if self.best_score else 0.0
+        if times > SCORE_SUSPECT and self._is_warm(position):
             weight = COLLAPSED if times > SCORE_COLLAPSED else SUSPECT
             known = self.score_at if self.score_at is not None else position
             says = "the score is far above its best"
@@ -157,6 +163,14 @@ class Detector:
         votes = {name: Vote(**vote) for name, vote in data["votes"].items()}
         return Detector(**dict(data) | {"bins": bins, "votes": votes})
 
+    def _begin(self, position: float) -> None:
+        if self.start is None:
+            self.start = position
+
+    def _is_warm(self, position: float) -> bool:
+        """Whether what votes counts: only broken numbers do before."""
+        return self.start is not None and position - self.start >= WARM_UP * self.duration
+
     def _note_broken(self, position: float, found: Mapping[str, float]) -> None:
         """Counts rows in which nothing was learnt: every step left out, or, where no gradient is logged, a
         loss that is no number."""
@@ -182,7 +196,7 @@ class Detector:
         elapsed = position - self.start
         if not weigh(self.votes.values()):  # in the midst of trouble must not be forgotten what was usual
             self._forget(position - WINDOW * elapsed)
-        if elapsed < WARM_UP * self.duration:
+        if not self._is_warm(position):
             return
         for rule in RULES:
             for name in sorted(values):
@@ -203,7 +217,7 @@ class Detector:
             if each.position < oldest:
                 values = {name: value for name, value in values.items() if later[name] < LEAST + RECENT}
             later.update(values.keys())
-            if values:
+            if values or each is self.bins[-1]:
                 kept.append(Bin(each.position, values, each.quiet))
         self.bins = kept[::-1]
 
@@ -256,6 +270,8 @@ class Detector:
         before = self.state
         collapsed = weight >= COLLAPSED or (weight >= GRAVE and self.bins_grave >= LASTING)
         collapsed |= before == "collapsed" and weight >= SUSPECT
+        lasts = not collapsed and self._lasts(position, weight)
+        collapsed |= lasts and self.wary
         self.state = "collapsed" if collapsed else "suspect" if weight >= SUSPECT else "ok"
         if not weight:
             self.since = None
@@ -263,17 +279,24 @@ class Detector:
             self.since = min(vote.since for vote in votes if vote.weight)
         if self.state == "ok":
             return Verdict(position, changed=before != "ok")
-        self._absorb(position)
-        return Verdict(position, self.state, kind_of(votes), self.since, votes, before != self.state)
+        verdict = Verdict(position, self.state, kind_of(votes), self.since, votes, before != self.state)
+        if self.state == "suspect" and lasts:
+            self._absorb()
+        return verdict
 
-    def _absorb(self, position: float) -> None:
-        """A light suspicion that lasts is how the run is now: what came before is forgotten."""
-        if self.since is None or self.start is None or self.state != "suspect":
-            return
+    def _lasts(self, position: float, weight: int) -> bool:
+        """Whether a suspicion has lasted for long."""
+        if self.since is None or self.start is None or weight < SUSPECT:
+            return False
         share, bins = ABSORBED
-        if position - self.since > share * (position - self.start) and self.bins_suspect >= bins:
-            self.bins = [Bin(each.position, each.values) for each in self.bins if not each.quiet]
-            self.best = {}
+        return position - self.since > share * (position - self.start) and self.bins_suspect >= bins
+
+    def _absorb(self) -> None:
+        """A light suspicion that lasts is how the run is now: forgets what came before, once, so that what
+        comes next is held against it."""
+        self.bins = [Bin(each.position, each.values) for each in self.bins if not each.quiet]
+        self.votes = {name: vote for name, vote in self.votes.items() if vote.family == "finite"}
+        self.best, self.best_score, self.since, self.bins_suspect = {}, None, None, 0
 
 
 def away(value: float, before: Sequence[float]) -> float:

@@ -42,6 +42,7 @@ class Table:
 
     unit: name of the column that says when. signals: which there are. duration: of the run in that unit, as
     far as the log tells. back: indices of rows before which the run went back to an earlier position.
+    collapses: those of `back` at which the guard went back.
     """
 
     rows: list[Entry] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Table:
     signals: set[str] = field(default_factory=set)
     duration: float = 0.0
     back: dict[int, float] = field(default_factory=dict)
+    collapses: set[int] = field(default_factory=set)
     last: float = -math.inf  # position of the newest status row
 
 
@@ -132,6 +134,8 @@ def _of_ours(objects: list[dict[str, Any]], mapping: Mapping[str, str]) -> Table
             continue
         if kind in OPENS:
             table.back[len(table.rows)] = position
+            if kind == "rollback":
+                table.collapses.add(len(table.rows))
         elif kind == "status":
             row = each | {signal: each[column] for column, signal in mapping.items() if column in each}
             _add(table, position, row, None)

@@ -236,9 +236,9 @@ def begin(record: dict[str, Any] | None, duration: int, out: Path, lineage: Line
     """The detector of a new run, or as a checkpoint's record remembers it, with the scores since then: those
     of a moment come after its checkpoint."""
     if record is None:
-        return Detector(duration)
+        return Detector(duration, wary=lineage.number > 0)
     detector = Detector.from_json(record["guard"]) if "guard" in record else Detector(duration)
-    detector.duration = duration
+    detector.duration, detector.wary = duration, lineage.number > 0
     for row in best.read(out):
         moment, score = checkpoints.parse(str(row.get("snapshot"))), tables.distance(row)
         known = moment and detector.scored < moment[0] <= record["images_seen"] and lineage.keeps(*moment)
