@@ -236,7 +236,7 @@ def scored(value):
 def test_scores_vote_too():
     config = SimpleNamespace(guard=SimpleNamespace(policy="warn"))
     run = SimpleNamespace(config=config, world=World(0, 1, torch.device("cpu")), log=Written())
-    state = SimpleNamespace(images_seen=0, guard=Detector(1000))
+    state = SimpleNamespace(images_seen=0, guard=Detector(100))
     for seen, results in (
         (10, scored(20.0)),
         (20, None),
