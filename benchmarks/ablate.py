@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ablation import spec as specs
@@ -137,7 +137,7 @@ def run_all(spec: Spec, tasks: list[Task], out: Path, jobs: int) -> Iterator[tup
 
 
 def collect(tasks: list[Task]) -> tuple[list[tables.Row], dict[str, str]]:
-    """The results there are, and for every score which is better."""
+    """The results there are, with None for a score that a run lacks, and for every score which is better."""
     rows, better = [], {}
     for task in tasks:
         if not task.done():
@@ -147,7 +147,7 @@ def collect(tasks: list[Task]) -> tuple[list[tables.Row], dict[str, str]]:
         better |= {name: score["better"] for name, score in scores.items()}
         values = {name: score["value"] for name, score in scores.items()}
         rows.append(tables.Row(task.variant.name, task.seed, folder=task.place.name, values=values, **result))
-    return rows, better
+    return [replace(row, values=dict.fromkeys(better) | row.values) for row in rows], better
 
 
 def write(spec: Spec, tasks: list[Task], out: Path) -> str:
@@ -176,8 +176,12 @@ def ablate(spec: Spec, out: Path, jobs: int) -> int:
         if code == 0:
             done += 1
             result = json.loads(task.result.read_text())
-            shown = ", ".join(f"{k} {v['value']:.3g}" for k, v in result["scores"].items() if v["value"])
-            print(f"[{done}/{len(tasks)}] {what}: {shown} ({result['seconds']:.0f} s)", flush=True)
+            values = {name: score["value"] for name, score in result["scores"].items()}
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items() if value is not None)
+            print(
+                f"[{done}/{len(tasks)}] {what}: {shown or result['end']} ({result['seconds']:.0f} s)",
+                flush=True,
+            )
             write(spec, tasks, out)
         else:
             failed += 1

@@ -24,6 +24,7 @@ from sklearn.datasets import load_digits
 import gansmith
 from gansmith import config
 from gansmith.sampling import grids
+from gansmith.training import checkpoint
 from gansmith.training.run import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
@@ -62,6 +63,7 @@ def main() -> None:
             "builtin:digits", name, options.out / f"{name}-{options.seconds:g}s-{options.seed}",
             settings=QUIET | {"train.duration": row["images"], "train.seed": options.seed},
         )  # fmt: skip
+        row["g_steps"] = checkpoint.read_record(checkpoint.listed(run / "checkpoints")[-1])["step"]
         drawn[name] = gansmith.load(run).sample(PER_CLASS)
         row["accuracy"], row["variance"] = judge.scores(drawn[name])
         results.write_text(json.dumps(rows, indent=1) + "\n")
@@ -115,14 +117,14 @@ def picture(drawn: dict[str, np.ndarray]) -> Image.Image:
 
 def table(rows: dict[str, dict[str, Any]], on_reals: float) -> str:
     lines = [
-        "| recipe | images | images/s | read as asked | variance within a class |",
-        "|---|---|---|---|---|",
-        f"| real digits, held out | | | {on_reals:.3f} | 1 |",
+        "| recipe | images | images/s | G steps | read as asked | variance within a class |",
+        "|---|---|---|---|---|---|",
+        f"| real digits, held out | | | | {on_reals:.3f} | 1 |",
     ]
     for name, row in rows.items():
         lines.append(
-            f"| {name} | {row['images']:,} | {row['images'] / row['seconds']:.0f} | {row['accuracy']:.3f} "
-            f"| {row['variance']:.2f} |"
+            f"| {name} | {row['images']:,} | {row['images'] / row['seconds']:.0f} | {row['g_steps']:,} "
+            f"| {row['accuracy']:.3f} | {row['variance']:.2f} |"
         )
     return "\n".join(lines)
 

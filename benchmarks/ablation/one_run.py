@@ -3,7 +3,8 @@
     python -m ablation.one_run JOB.json
 
 Reads what to do from the file, writes the result beside it. Exit codes are gansmith's; a run that diverged
-is a result. When whoever started this is gone, its standard input ends: then the run is saved and stops.
+is a result, without scores if that was before it saved anything. When whoever started this is gone, its
+standard input ends: then the run is saved and stops.
 """
 
 import json
@@ -51,7 +52,8 @@ def main(path: str) -> int:
         if end == "stopped":
             return EXIT_STOPPED
         spent = time.process_time() - begun
-        scores = scoring.scores(_trained(job), job.reference, **job.score)
+        there = end != "diverged" or _saved_something(Path(job.run))
+        scores = scoring.scores(_trained(job), job.reference, **job.score) if there else {}
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -81,6 +83,10 @@ def _trained(job: Job) -> Path:
     """What is scored: the newest snapshot, or what the clock stopped."""
     saved = checkpoint.listed(Path(job.run) / "checkpoints")
     return saved[-1] if job.seconds is not None and saved else Path(job.run)
+
+
+def _saved_something(run: Path) -> bool:
+    return bool(checkpoint.listed(run / "checkpoints")) or any(run.glob("snapshots/*.safetensors"))
 
 
 def _clock(run: Path) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def _name(value: Any) -> str:
 def _images(value: Any) -> Images:
     if isinstance(value, str):
         return Images(value)
-    if not isinstance(value, dict) or "of" not in value:
+    if not isinstance(value, dict) or not isinstance(value.get("of"), str):
         raise ValueError(": give a path, or a mapping such as {of: builtin:digits, share: 0.1}")
     if wrong := list(_wrong_keys(value, Images.__dataclass_fields__, ".")):
         raise ValueError("; ".join(wrong))

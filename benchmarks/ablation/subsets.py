@@ -30,6 +30,15 @@ class Images:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("share", int | float),
+            ("imbalance", int | float),
+            ("border", int),
+            ("seed", int),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise ValueError(f".{name}: is a {'whole ' if kind is int else ''}number, not {value!r}")
         if not 0 < self.share <= 1:
             raise ValueError(f".share: is above 0 and at most 1, not {self.share}")
         if not self.imbalance >= 1:

@@ -114,6 +114,8 @@ def figure(spec: Spec, rows: Sequence[Row], better: dict[str, str], path: Path) 
     from matplotlib import pyplot as plt
 
     names, variants = scores_of(rows), [variant.name for variant in spec.variants]
+    if not names:  # all of them diverged before they saved anything
+        return
     size = (1.6 + 2.2 * len(names), 0.7 + 0.33 * len(variants))
     figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names):

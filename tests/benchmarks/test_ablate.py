@@ -12,7 +12,7 @@ import yaml
 from ablation import one_run
 from PIL import Image
 
-from gansmith.errors import EXIT_STOPPED, EXIT_USAGE
+from gansmith.errors import EXIT_STOPPED, EXIT_USAGE, Diverged
 
 NET = {
     "model.resolution": 32, "model.channels": 1, "model.ch": 2, "model.dim_z": 4, "model.shared_dim": 4,
@@ -122,3 +122,41 @@ def test_budget_of_seconds_is_one_over_all_restarts(tmp_path: Path, images: Path
     assert one_run.train(used_up) == "finished"
     assert one_run._clock(tmp_path / "run") == trained
     assert one_run._trained(used_up).name == f"{trained['images_seen']:012d}"
+
+
+def test_run_that_diverged_before_it_saved_anything_is_a_result_without_scores(
+    tmp_path: Path, images: Path, program: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*arguments: object, **settings: object) -> None:
+        raise Diverged("at once")
+
+    monkeypatch.setattr(one_run, "_stop_when_left_alone", lambda: None)
+    monkeypatch.setattr(one_run.gansmith, "train", diverge)
+    spec = program.specs.read(write_spec(tmp_path, images))
+    first, second, *_ = tasks = program.tasks_of(spec, tmp_path)
+    first.place.mkdir(parents=True)
+    job = one_run.Job(
+        data=str(images), reference=str(images), preset=None, settings=NET, seconds=None,
+        run=str(first.place / "run"), result=str(first.result), score={},
+    )  # fmt: skip
+    job.write(first.place / "job.json")
+    assert one_run.main(str(first.place / "job.json")) == 0
+    assert "(1 diverged)" in program.write(spec, tasks, tmp_path)
+    pretend(second, 0.5)
+    rows, _ = program.collect(tasks)
+    assert (rows[0].end, rows[0].values) == ("diverged", {"precision": None, "recall": None})
+
+
+def test_score_of_exactly_zero_is_told(
+    tmp_path: Path,
+    images: Path,
+    program: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    spec = program.specs.read(write_spec(tmp_path, images))
+    first, *_ = program.tasks_of(spec, tmp_path)
+    pretend(first, 0.0)
+    monkeypatch.setattr(program, "run_all", lambda *arguments: [(first, 0)])
+    program.ablate(spec, tmp_path, 1)
+    assert "precision 0, recall 0.5" in capsys.readouterr().out

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from gansmith.config import Config
+from gansmith.errors import UserError
 from gansmith.models import normalization
 from gansmith.models.normalization import AffineBatchNorm
+from gansmith.training import objectives
 from gansmith.training.draws import Draws
 from gansmith.training.objectives import MicroBatch, topk
 from gansmith.training.objectives.replay import Replay
@@ -91,3 +94,47 @@ def test_a_rehearsal_leaves_no_trace():
     fake = torch.rand(4, 1, 2, 2)
     assert replay.mixed(fake, None, MicroBatch(fake, None, fake, None))[0] is fake
     assert replay.fresh == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "epoch", "said"),
+    [
+        (
+            {"replay_images": 10**12},
+            100,
+            "replay_images 1,000,000,000,000: they take 45,776,367.2 GiB in every",
+        ),
+        (
+            {"replay_images": 64, "replay_span": 63},
+            100,
+            "63 fakes are fewer than the 64 of stabilise.replay_im",
+        ),
+        (
+            {"replay_images": 64, "replay_span": "0.5ep"},
+            100,
+            "replay_span 0.5ep: 50 fakes are fewer than the 64",
+        ),
+    ],
+)
+def test_more_fakes_than_there_is_room_for_or_than_are_made_are_refused(settings, epoch, said):
+    config = Config(stabilise={"replay": 0.5} | settings)
+    with pytest.raises(UserError, match=said):
+        objectives.build(config, CPU, epoch)
+
+
+def test_what_cannot_be_built_is_known_before_memory_is_taken(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        objectives.replay.Replay,
+        "__init__",
+        lambda self, *a: made.append(a[-1]) or setattr(self, "memory", {}),
+    )
+    objectives.check(Config(stabilise={"replay": 0.5, "replay_span": "1ep"}), CPU)
+    assert made == [torch.device("meta")]
+    with pytest.raises(UserError, match="GiB"):
+        objectives.check(Config(stabilise={"replay": 0.5, "replay_images": 10**12}), CPU)
+
+
+def test_less_than_an_image_between_changes_of_the_share_is_one():
+    config = Config(stabilise={"top_k": 0.5, "top_k_every": "0.0001ep"})
+    assert objectives.build(config, CPU, 100).top_k_every == 1

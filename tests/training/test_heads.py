@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from gansmith.config import Config
+from gansmith.errors import UserError
 from gansmith.models import dropout, families, normalization, spectral
 from gansmith.models.normalization import AffineBatchNorm
 from gansmith.training import objectives
+from gansmith.training import state as states
 from gansmith.training.draws import Draws
 from gansmith.training.objectives import heads
 
@@ -45,6 +47,14 @@ def test_heads_are_further_layers_of_any_family_and_leave_its_logits_alone(famil
     assert len(bounded) == (4 if "linear" in dict(spectral.spectral_layers(D)) else 0)
 
 
+def test_a_given_d_says_what_it_is_asked_or_is_refused():
+    D = discriminator(heads={"class": 5})
+    states._check_heads(D, Config(head={"classify_d": 1.0}), 5)
+    for head in ({}, {"rotate_d": 1.0}, {"classify_d": 1.0, "projection": False}):
+        with pytest.raises(UserError, match="its D has class heads, and head"):
+            states._check_heads(D, Config(head=head), 5)
+
+
 def test_without_projection_the_class_changes_nothing():
     D = discriminator(projection=False)
     x = torch.randn(2, 1, 32, 32)
@@ -77,6 +87,15 @@ def test_contrast_is_the_nt_xent_loss_of_each_group(group):
     assert value.item() == pytest.approx(np.mean(losses), rel=1e-5)
     value.backward()
     assert first.grad.abs().sum() > 0
+
+
+def test_similarities_are_float32_under_autocast():
+    net = torch.nn.Sequential(AffineBatchNorm(1, 1e-5))
+    normalization.set_batch_norm_group(net, 8)
+    first, second = torch.randn(8, 128), torch.randn(8, 128)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = heads.contrast(first, second, 0.1, net)
+    assert torch.equal(value, heads.contrast(first, second, 0.1, net))
 
 
 def micro_batch(count, z=None):

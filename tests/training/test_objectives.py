@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from gansmith.config import Config
 from gansmith.errors import UserError
+from gansmith.models.layers import Linear
 from gansmith.training import objectives
 
 
@@ -66,6 +68,34 @@ def test_orthogonal_gradient_spares_embeddings():
     net.weight.grad = torch.zeros_like(net.weight)
     objectives.add_orthogonal_gradient(net, 1.0)
     assert net.weight.grad.abs().max() == 0
+
+
+def computed():
+    """A D of one's own whose only weight is computed."""
+    return nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 4, 3)), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"loss": {"ortho_d": 1.0}}, "loss.ortho_d: D has no convolution or linear layer with a weight that"),
+        ({"penalty": {"l2_d": 1.0}}, "penalty.l2_d: D has no convolution or linear layer"),
+        ({"penalty": {"sigma_d": 1.0}}, "penalty.sigma_d: D has no layer with gansmith's spectral norm"),
+    ],
+)
+def test_a_regulariser_that_finds_no_weight_of_its_kind_is_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        objectives.check_weights(Config(**settings), "d", computed())
+    objectives.check_weights(Config(), "d", computed())
+    objectives.check_weights(Config(**settings), "g", computed())
+
+
+def test_frozen_layers_are_nothing_to_regularise():
+    D = Linear(3, 2, 1e-6)
+    objectives.check_weights(Config(penalty={"sigma_d": 1.0, "l2_d": 1.0}), "d", D)
+    for name in ("sigma_d", "l2_d"):
+        with pytest.raises(UserError, match=name):
+            objectives.check_weights(Config(penalty={name: 1.0}), "d", D, (D.weight,))
 
 
 def test_an_objective_is_found_by_module_and_function():

@@ -179,6 +179,12 @@ def test_the_clamp_lowers_the_largest_singular_value_alone(limit, left):
         assert torch.equal(net[2].weight, single)
 
 
+def test_a_clamp_finds_a_weight_that_is_no_copy():
+    net = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(3, 2))
+    with pytest.raises(UserError, match="clamp_d: the network has no convolution or linear layer"):
+        stabiliser(net, clamp_d=1.0)
+
+
 def test_a_clamp_goes_on_from_what_it_remembers_bit_for_bit():
     torch.manual_seed(0)
     whole, parts = torch.nn.Linear(20, 10), torch.nn.Linear(20, 10)

@@ -110,3 +110,20 @@ def test_networks_without_classes_are_refused():
     G = Generator(resolution=32, num_classes=0, ch=4, dim_z=8, attention=[])
     with pytest.raises(ValueError, match="no classes"):
         surgery.with_classes(G, torch.ones(1, 1))
+
+
+def test_what_a_class_head_says_goes_with_the_classes():
+    D = network(Discriminator, heads={"class": 4, "rotation": 4})
+    mix = surgery.rows(surgery.match(["fish", "n02110185", "owl"], OLD, {}, "X"), 4)
+    x = torch.randn(5, 1, 32, 32)
+    _, before = D(x, torch.zeros(5, dtype=torch.int64), heads=True)
+    changed = surgery.with_classes(D, mix)
+    sigma = D.heads["class"].sigma / changed.heads["class"].sigma
+    bias = changed.heads["class"].bias
+    _, after = changed(x, torch.zeros(5, dtype=torch.int64), heads=True)
+    assert torch.equal(after["rotation"], before["rotation"])
+    expected = (before["class"] - D.heads["class"].bias) @ mix.T * sigma + bias
+    torch.testing.assert_close(after["class"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(bias, mix @ D.heads["class"].bias)
+    assert changed.kwargs["heads"] == {"class": 3, "rotation": 4}
+    assert changed.num_classes == 3

@@ -7,11 +7,12 @@ Rank 0 finds them for all: the host's factorisations need not be the same on eve
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gansmith.models.layers import Conv, Linear
+from gansmith.errors import UserError
 from gansmith.models.singular import Spectra
 from gansmith.training.distributed import World
+from gansmith.training.objectives.weights import layer_weights
 from gansmith.training.state import Player
 
 
@@ -19,18 +20,22 @@ class Clamp:
     """Clamps every trained convolution and linear weight of a network, spectrally normalised or not.
 
     limit: σ_clamp; relative: a multiple of σ1 instead, which leaves out layers with one singular value.
-    memory: name → tensor, saved with the run.
+    memory: name → tensor, saved with the run. Raises UserError where no layer is left.
     """
 
     def __init__(self, player: Player, limit: float, relative: bool, world: World, name: str) -> None:
         self.limit, self.relative, self.world = limit, relative, world
         frozen = {id(tensor) for tensor in player.frozen}
         self.weights = {
-            layer: module.weight.detach()
-            for layer, module in player.net.named_modules()
-            if isinstance(module, Conv | Linear | nn.Conv2d | nn.Linear) and id(module.weight) not in frozen
-            if not relative or min(module.weight.flatten(1).shape) > 1
+            layer: weight.detach()
+            for layer, weight in layer_weights(player.net)
+            if id(weight) not in frozen and (not relative or min(weight.flatten(1).shape) > 1)
         }
+        if not self.weights:
+            raise UserError(
+                f"{name}: the network has no convolution or linear layer with a weight that learns (torch's "
+                "parametrizations compute theirs); leave it out."
+            )
         self.spectra = Spectra(list(self.weights.items()))
         self.warm = torch.zeros((), device=world.device)
         blocks = zip(self.weights, self.spectra.blocks)

@@ -73,7 +73,7 @@ def train(
         patience = TIMEOUT if config.eval.every is None else timedelta(days=1)
         world = stack.enter_context(joined(device, patience))
         # Cheap failures first: settings that need neither data nor a folder.
-        objectives.build(config, world.device)
+        objectives.check(config, world.device)
         scores = scoring.ready(config, world, dry_run)
         alone = pretraining.ready(config, world.device)
         chosen = precision.choose(config.train.precision, world.device)
@@ -220,6 +220,8 @@ def _ready(
         given = initial.networks(source, config, dataset, world, log)
     state = states.build(config, num_classes, group, order, world, chosen.dtype, given)
     objective = objectives.build(guarding.helped(config, lineage), world.device, len(dataset))
+    for letter, player in (("g", state.G), ("d", state.D)):
+        objectives.check_weights(config, letter, player.net, player.frozen)
     rule = growth.rule(config, len(dataset))
     stabiliser = stabilising.build(config, {"d": state.D, "g": state.G}, world, len(dataset))
     state.memory = getattr(objective, "memory", {}) | growth.memory(rule, world.device)

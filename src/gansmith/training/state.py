@@ -208,14 +208,14 @@ def build(
 
 
 def _check_heads(D: nn.Module, config: Config, num_classes: int) -> None:
-    """Refuses a D that says other things than it is asked for; what a class is may have changed."""
+    """Refuses a D that says other things than it is asked for."""
     kwargs = getattr(D, "kwargs", {})
     has, asked = kwargs.get("heads"), heads(config, num_classes)
-    if has != asked or "class" in (has or {}) or kwargs.get("projection", True) != config.head.projection:
+    if has != asked or kwargs.get("projection", True) != config.head.projection:
         raise UserError(
             f"--init-from: its D has {', '.join(has or ()) or 'no'} heads, and head.* asks for "
-            f"{', '.join(asked or ()) or 'none'}; only rotation and contrast can be taken over. Leave D out "
-            "(give a snapshot of G alone), or set head.* as it was trained."
+            f"{', '.join(asked or ()) or 'none'}, projection {config.head.projection}. Set head.* as it was "
+            "trained, or leave D out (give a snapshot of G alone)."
         )
 
 

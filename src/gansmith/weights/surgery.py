@@ -1,8 +1,8 @@
 """Networks for other classes: class embeddings replaced by mixtures of old ones, everything else as it was.
 
 A new class is a row of weights over the old ones: one of them, or the mean of all. The same rows serve every
-table of class vectors, G's shared one, those of each BatchNorm layer, and D's. This room knows neither data
-nor runs.
+table of class vectors, G's shared one, those of each BatchNorm layer, and D's, and the outputs of D's class
+head. This room knows neither data nor runs.
 """
 
 import difflib
@@ -82,7 +82,8 @@ def rows(origins: Sequence[Origin], num_old: int) -> Tensor:
 def with_classes(net: Any, mix: Tensor, seed: int = 0) -> Any:
     """A copy of a Generator or Discriminator whose class vectors are mix @ the old ones; in eval mode.
 
-    mix: (new, old) float32, e.g. of `rows`. Layers that hold no class vectors keep weights, u and v bit for
+    mix: (new, old) float32, e.g. of `rows`. A class head of D says what it said of the old ones, mixed alike.
+    Layers that hold no class vectors keep weights, u and v bit for
     bit; D's embedding gets singular vectors of its own, converged from a start drawn with `seed`. The source
     stays as it is. Raises ValueError for a net without classes or with another number of old ones.
     """
@@ -90,13 +91,18 @@ def with_classes(net: Any, mix: Tensor, seed: int = 0) -> Any:
         raise ValueError("the network has no classes; nothing can be made of them")
     if mix.shape[1] != net.num_classes:
         raise ValueError(f"mixtures of {mix.shape[1]} classes, but the network has {net.num_classes}")
-    tables = {name for name, module in net.named_modules() if isinstance(module, Embedding)}
-    copy = _empty(type(net), net.kwargs | {"num_classes": len(mix)})
+    tables = {
+        name for name, module in net.named_modules() if isinstance(module, Embedding) or name == "heads.class"
+    }
+    kwargs = net.kwargs | {"num_classes": len(mix)}
+    if "class" in (kwargs.get("heads") or {}):
+        kwargs["heads"] = kwargs["heads"] | {"class": len(mix)}
+    copy = _empty(type(net), kwargs)
     state = {}
     for key, value in net.state_dict().items():
         name, _, part = key.rpartition(".")
         if name in tables:
-            if part == "weight":
+            if part in ("weight", "bias"):
                 state[key] = mix.to(value) @ value
             elif part == "u":  # one entry per class
                 state[key] = _direction(len(mix), seed).to(value)

@@ -8,11 +8,13 @@ signature, named `module:function` (docs/objectives.md).
 import torch
 
 from gansmith.config import Config
+from gansmith.training.objectives import replay
 from gansmith.training.objectives.base import MicroBatch, Objective
 from gansmith.training.objectives.biggan import hinge
 from gansmith.training.objectives.composed import Composed, asked
 from gansmith.training.objectives.importing import import_function
 from gansmith.training.objectives.weights import add_orthogonal_gradient, add_weight_gradients
+from gansmith.training.objectives.weights import check as check_weights
 
 __all__ = [
     "MicroBatch",
@@ -20,13 +22,24 @@ __all__ = [
     "add_orthogonal_gradient",
     "add_weight_gradients",
     "build",
+    "check",
+    "check_weights",
     "find",
     "hinge",
     "import_function",
 ]
 
 
-def build(config: Config, device: torch.device, epoch: int = 1) -> Objective:
+MANY = 1 << 40  # images per epoch, where it is not known how many
+
+
+def check(config: Config, device: torch.device) -> None:
+    """Raises UserError for what `build` cannot make on this device, whatever the data; takes no memory."""
+    replay.check(config, device)
+    build(config, torch.device("meta"))
+
+
+def build(config: Config, device: torch.device, epoch: int = MANY) -> Objective:
     """The objective that a configuration asks for, its memory on the device; a user's own as it is. epoch:
     images per epoch. Raises UserError.
     """

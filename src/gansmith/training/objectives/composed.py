@@ -33,8 +33,9 @@ class Composed:
     """An objective: `loss.objective` by name with `penalty.*`, `augment.*` and `head.*`, with top-k and
     replayed fakes, and with what gates have to know.
 
-    Everything D sees, in both phases, has been augmented; penalties too are taken there. Besides the losses
-    it logs every term without its weight.
+    Everything D sees, in both phases, has been augmented; penalties too are taken there. Only the two views
+    of a real that `head.contrast_d` compares are augmented in their own way alone. Besides the losses it logs
+    every term without its weight.
     """
 
     def __init__(self, config: Config, device: torch.device, epoch: int) -> None:
@@ -48,7 +49,9 @@ class Composed:
         if self.augmentation.ada_target is not None:
             remembered |= ada.memory(self.augmentation.ada_start_p)
         self.memory = {name: value.to(device) for name, value in remembered.items()}
-        self.heads, self.stabilise, self.epoch = Heads(config.head), config.stabilise, epoch
+        self.heads, self.least = Heads(config.head), config.stabilise.top_k
+        self.decay = config.stabilise.top_k_decay
+        self.top_k_every = max(1, images(config.stabilise.top_k_every, epoch))
         self.replay = replay.build(config, device, epoch)
         self.memory |= self.replay.memory if self.replay else {}
 
@@ -69,9 +72,8 @@ class Composed:
                 on_real = D(self._shown(micro.real, "real", micro), y)
         each, scalars = self.loss.of_g(logits["fake"], on_real), {}
         loss = each.mean()
-        if (least := self.stabilise.top_k) is not None:
-            periods = (micro.images_seen or 0) / images(self.stabilise.top_k_every, self.epoch)
-            part = topk.share(least, self.stabilise.top_k_decay, periods)
+        if self.least is not None:
+            part = topk.share(self.least, self.decay, (micro.images_seen or 0) / self.top_k_every)
             loss, part = topk.mean_of_best(each, logits["fake"], part, G)
             scalars = {"top_k": loss.new_full((), part), "top_k_active": loss.new_full((), part < 1)}
         terms = self.heads.terms("g", told, shown, micro, G)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gansmith.config.stability import HeadConfig
+from gansmith.models.layers import full_precision
 from gansmith.models.normalization import whole_groups
 from gansmith.training.objectives import diffaugment
 from gansmith.training.objectives.base import Images, MicroBatch, Terms, drawn
@@ -29,7 +30,7 @@ def contrast(first: Tensor, second: Tensor, temperature: float, net: nn.Module) 
 
     An image's own other view is to be told from both views of the others of its BatchNorm group. net: the
     generator, whose groups they are, though the images be real. A group that ranks share takes the views of
-    all of them.
+    all of them. In float32 whatever autocast says.
     """
     views = torch.stack([F.normalize(first, dim=1), F.normalize(second, dim=1)], 1)
     groups, here = whole_groups(views, net)  # (groups, g, 2, d)
@@ -38,7 +39,8 @@ def contrast(first: Tensor, second: Tensor, temperature: float, net: nn.Module) 
     themselves = torch.cat([own, own + size])
     matches = torch.cat([own + size, own])
     asking = torch.cat(groups[:, here].unbind(2), 1)
-    likeness = asking @ others.transpose(1, 2) / temperature
+    with full_precision(asking):
+        likeness = asking @ others.transpose(1, 2) / temperature
     itself = themselves[:, None] == torch.arange(2 * size, device=views.device)
     likeness = likeness.masked_fill(itself, -torch.inf)
     return F.cross_entropy(likeness.flatten(0, 1), matches.repeat(len(groups)))

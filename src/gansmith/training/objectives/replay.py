@@ -5,19 +5,23 @@ and processes mean the same, and a resumed run goes on with the same images. Eve
 as bytes: the kept images are reals' equals, whole numbers from 0 to 255.
 """
 
+import math
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gansmith.config import Config, images
-from gansmith.hardware import send
+from gansmith.data.memory import available_bytes
+from gansmith.errors import UserError
+from gansmith.hardware import memory_bytes, send
 from gansmith.sampling.sampler import to_uint8
 from gansmith.training.objectives.base import MicroBatch
 
 
 class Replay:
-    """share: of D's fakes that are older ones. Of `span` images' fakes, `size` at equal distances are kept.
+    """share: of D's fakes that are older ones. Every ⌊span / size⌋-th is kept, of these the newest `size`.
 
     memory: images uint8 (size, C, R, R), their classes int64 (size,), and the positions they are of, −1 where
     none is.
@@ -26,7 +30,7 @@ class Replay:
     def __init__(
         self, share: float, size: int, span: int, shape: tuple[int, int, int], device: torch.device
     ) -> None:
-        self.share, self.size, self.every = share, size, max(1, span // size)
+        self.share, self.size, self.every = share, size, span // size
         self.images = torch.zeros(size, *shape, dtype=torch.uint8, device=device)
         self.classes = torch.zeros(size, dtype=torch.int64, device=device)
         self.positions = torch.full((size,), -1, dtype=torch.int64, device=device)
@@ -83,11 +87,34 @@ class Replay:
         self.positions[slots] = send(torch.from_numpy(positions[newest]), device)
 
 
+def check(config: Config, device: torch.device) -> None:
+    """Raises UserError where the device has no room for what is to be kept; takes none of it."""
+    if config.stabilise.replay is None:
+        return
+    size = config.stabilise.replay_images
+    needed = size * math.prod(_shape(config))
+    room = available_bytes() if device.type == "cpu" else memory_bytes(device)  # 0: nobody knows
+    if room and needed > room:
+        raise UserError(
+            f"stabilise.replay_images {size:,}: they take {needed / 2**30:,.1f} GiB in every process, and "
+            f"{device.type} has {room / 2**30:,.1f} GiB; give fewer."
+        )
+
+
 def build(config: Config, device: torch.device, epoch: int) -> Replay | None:
-    """The memory that `stabilise.replay*` asks for. epoch: images per epoch."""
-    stabilise, model = config.stabilise, config.model
+    """The memory that `stabilise.replay*` asks for. epoch: images per epoch. Raises UserError."""
+    stabilise = config.stabilise
     if stabilise.replay is None:
         return None
-    shape = (model.channels, model.resolution, model.resolution)
-    span = images(stabilise.replay_span, epoch)
-    return Replay(stabilise.replay, stabilise.replay_images, span, shape, device)
+    check(config, device)
+    size, span = stabilise.replay_images, images(stabilise.replay_span, epoch)
+    if span < size:
+        raise UserError(
+            f"stabilise.replay_span {stabilise.replay_span}: {span:,} fakes are fewer than the {size:,} of "
+            "stabilise.replay_images that are to be kept of them; give a longer one, or keep fewer."
+        )
+    return Replay(stabilise.replay, size, span, _shape(config), device)
+
+
+def _shape(config: Config) -> tuple[int, int, int]:
+    return config.model.channels, config.model.resolution, config.model.resolution

@@ -3,14 +3,40 @@
 They know no images. What they return is what they penalise, for the log.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from gansmith.config import Config
+from gansmith.errors import UserError
 from gansmith.models import spectral
 from gansmith.models.layers import Conv, Linear
+
+
+def check(config: Config, letter: str, net: nn.Module, frozen: Collection[Tensor] = ()) -> None:
+    """Raises UserError where a regulariser finds no weight of G or D (`letter`) to act on. frozen: tensors
+    that do not learn.
+    """
+    still = {id(tensor) for tensor in frozen}
+    layers = any(id(weight) not in still for _, weight in layer_weights(net))
+    normalised = any(id(layer.weight) not in still for _, layer in spectral.spectral_layers(net))
+    own = "convolution or linear layer with a weight that learns (torch's parametrizations compute theirs)"
+    asked = [
+        (f"loss.ortho_{letter}", getattr(config.loss, f"ortho_{letter}") or None, layers, own),
+        ("penalty.l2_d", config.penalty.l2_d if letter == "d" else None, layers, own),
+        (
+            f"penalty.sigma_{letter}",
+            getattr(config.penalty, f"sigma_{letter}"),
+            normalised,
+            "layer with gansmith's spectral norm that learns",
+        ),
+    ]
+    for setting, strength, found, what in asked:
+        if strength is not None and not found:
+            raise UserError(
+                f"{setting}: {letter.upper()} has no {what}, so that this does nothing; leave it out."
+            )
 
 
 def add_weight_gradients(net: nn.Module, letter: str, config: Config) -> dict[str, Tensor]:
@@ -33,7 +59,7 @@ def add_orthogonal_gradient(net: nn.Module, strength: float) -> None:
     product is taken the other way round, W (Wᵀ W), so that no out × out matrix is formed. Embeddings and
     frozen layers are exempt.
     """
-    for weight in _layer_weights(net):
+    for weight in _learning(net):
         W = weight.flatten(1)
         norms = W.square().sum(1, keepdim=True)
         product = (W @ W.T) @ W if W.shape[0] <= W.shape[1] else W @ (W.T @ W)
@@ -45,9 +71,10 @@ def add_orthogonal_gradient(net: nn.Module, strength: float) -> None:
 def add_l2_gradient(net: nn.Module, strength: float) -> Tensor:
     """Adds λW, the gradient of λ/2 ΣW², for every convolution and linear weight; returns ΣW².
 
-    Biases, gains, embeddings and frozen layers are exempt. Unlike decoupled decay it goes through Adam.
+    Biases, gains, embeddings and frozen layers are exempt, and weights that are computed. Unlike decoupled
+    decay it goes through Adam.
     """
-    weights = list(_layer_weights(net))
+    weights = list(_learning(net))
     for weight in weights:
         assert weight.grad is not None
         weight.grad.add_(weight, alpha=strength)
@@ -74,8 +101,16 @@ def add_sigma_gradient(net: nn.Module, strength: float, target: float) -> Tensor
     return torch.stack(gaps).square().sum()
 
 
-def _layer_weights(net: nn.Module) -> Iterator[Tensor]:
-    """Of every convolution and linear layer that learns."""
-    for module in net.modules():
-        if isinstance(module, Conv | Linear | nn.Conv2d | nn.Linear) and module.weight.requires_grad:
-            yield module.weight
+def layer_weights(net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(layer, weight) of every convolution and linear layer whose weight is a parameter itself, not computed
+    from others at every use.
+    """
+    for name, module in net.named_modules():
+        if isinstance(module, Conv | Linear | nn.Conv2d | nn.Linear):
+            own = dict(module.named_parameters(recurse=False))
+            if "weight" in own:
+                yield name, own["weight"]
+
+
+def _learning(net: nn.Module) -> Iterator[Tensor]:
+    return (weight for _, weight in layer_weights(net) if weight.requires_grad)
