@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from gansmith.cli.guard import guard
 from gansmith.errors import UserError
+from gansmith.guard import tables
 from tests.guard import logs
 
 
@@ -109,6 +110,24 @@ def test_evaluations_of_a_run_vote_by_their_first_frechet_distance(tmp_path: Pat
         ("a,b\n1,2\n", ("--map", "a"), "write COLUMN=SIGNAL"),
         ("itr,FID\n1,2\n", ("--duration", "long"), "is no length"),
         ("\x80\x81", (), "is no text"),
+        ("itr,FID\n1," + "2" * 200_000, (), r"is no table \(field larger than field limit"),
+        ('[{"itr": 1, "FID": 2}]', (), "not JSON lines: write one object per line"),
+        ('{\n "itr": 1\n}', (), "not JSON lines: write one object per line"),
+        (
+            "step,skipped_steps\n1,2\n",
+            (),
+            "guard looks at; it has skipped_steps, step",
+        ),
+        ("itr,d_held_out\n1,2\n", (), "has no column that the guard looks at"),
+        ("itr,loss_d\n1,n/a\n", (), "has no column that the guard looks at"),
+        ("itr,d_loss,loss_d\n1,2,3\n", (), "columns d_loss and loss_d are both loss_d.*--map d_loss=loss_d"),
+        ("itr,a,b\n1,2,3\n", ("--map", "a=loss_d", "--map", "b=loss_d"), "two columns cannot be one signal"),
+        (
+            "epoch,batch_no,loss_d\n" + "".join(f"{n // 4},{n},1\n" for n in range(20)),
+            (),
+            "15 of 20 rows are not later .* by epoch, .* --map batch_no=position",
+        ),
+        ("itr,loss_d\n" + "".join(f"{9 - n},1\n" for n in range(9)), (), "8 of 9 .* by itr.*; sort the file"),
     ],
 )
 def test_what_cannot_be_replayed_gets_one_clear_message(
@@ -124,3 +143,39 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         replay(tmp_path / "nothing.csv")
     with pytest.raises(UserError, match=r"is a folder; give its metrics\.jsonl"):
         replay(tmp_path)
+
+
+def test_text_where_a_number_belongs_is_missing_and_numbers_that_are_none_are_not(tmp_path: Path) -> None:
+    rows = "".join(f"{n},{n % 3 / 9 + 1},{{}}\n" for n in range(60))
+    (tmp_path / "text.csv").write_text("itr,loss_d,gradient_norm_d\n" + rows.format(*["n/a"] * 60))
+    assert as_json(tmp_path / "text.csv")["end"] == "ok"
+    broken = rows.format(*[1.0] * 50, *["nan"] * 5, *["inf"] * 5)
+    (tmp_path / "nan.csv").write_text("itr,loss_d,gradient_norm_d\n" + broken)
+    assert as_json(tmp_path / "nan.csv")["end"] == "collapsed"
+
+
+def test_an_evaluation_without_a_number_is_none() -> None:
+    def row(*values: object) -> dict[str, Any]:
+        return {"results": [{"metric": "frechet", "value": value, "protocol_id": "p"} for value in values]}
+
+    assert tables.distance(row("n/a", None, 3)) == (3.0, "p")
+    assert tables.distance(row("n/a")) is None
+
+
+def test_the_users_mapping_comes_before_what_names_mean(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("itr,d_loss,g_loss,best_fid\n1,2,3,4\n")
+    table = tables.read(tmp_path / "log.csv", {"d_loss": "loss_g"})
+    assert table.rows == [(1.0, {"loss_g": 2.0}, None)]  # and the best so far is no score of now
+
+
+def test_positions_stay_in_the_logs_own_unit(tmp_path: Path) -> None:
+    scores = [50, 30, 20, 15, 12, 11, 14.5, 23, 30]
+    log = write(tmp_path / "log.jsonl", [{"kimg": 100 * at, "FID": fid} for at, fid in enumerate(scores, 1)])
+    told = as_json(log, "--duration", "2000")
+    assert (told["unit"], [v["position"] for v in told["verdicts"]]) == ("kimg", [700, 800])
+
+
+def test_a_run_that_began_again_a_few_times_without_saying_so_is_in_order(tmp_path: Path) -> None:
+    steps = [*range(40), *range(30, 60), *range(50, 80)]
+    (tmp_path / "log.csv").write_text("itr,loss_d\n" + "".join(f"{step},1\n" for step in steps))
+    assert len(tables.read(tmp_path / "log.csv", {}).back) == 2
