@@ -66,6 +66,17 @@ def test_batches_are_multiples_of_the_first_and_never_shrink():
     assert growth.sizes(rule(AUTO | {"train.batch": 96, "batch.maximum": 960}), state, 900) == (192, 192)
 
 
+def test_back_to_fixed_the_batch_is_that_of_the_settings_again():
+    grown = Growth(batch={"d": 128, "g": 128})
+    assert growth.sizes(rule({}), grown, 900) == (64, 64)
+    assert growth.sizes(rule({"train.batch": 32}), grown, 900) == (32, 32)
+
+
+def test_by_itself_the_batch_grows_to_no_more_than_the_data():
+    auto = {"batch.schedule": "auto"}
+    assert [rule(auto, epoch).maximum for epoch in (10_000, 200, 50)] == [1024, 192, 64]
+
+
 def test_a_table_names_the_batch_by_images_seen():
     table = rule({"batch.schedule": "0:64, 300:128,1k:512", "train.batch_g": 32})
     found = [growth.sizes(table, Growth(), seen) for seen in (0, 299, 300, 999, 1000, 5000)]

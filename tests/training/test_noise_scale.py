@@ -136,7 +136,15 @@ def test_micro_batches_and_ranks_give_the_same_estimate(images, tmp_path, tiny):
 def test_a_group_that_processes_share_cannot_be_measured():
     class Run:
         growth = type("Rule", (), {"measures": True})
+        batch = batch_g = 16
         micro_batch, micro_batch_g, bn_group = 4, 8, 8
 
     with pytest.raises(UserError, match=r"2 processes share one of 8 \(bn.group\)[\s\S]*set bn.group=4"):
         growth.check(Run)
+
+
+def test_a_run_whose_group_is_the_whole_batch_is_told_so_when_noise_is_to_be_measured(tiny):
+    settings = {"bn.group": "auto", "train.duration": 8}
+    tiny("run", settings)
+    with pytest.raises(UserError, match=r"--batch 16, or bn\.group=4 with --allow-change bn\.group"):
+        tiny("run", settings | {"train.duration": 64, "batch.noise_every": 2})

@@ -178,7 +178,9 @@ class BatchConfig(Section):
     schedule: Literal["fixed", "auto"] | dict[str, int] = free(
         "fixed", "fixed; 0:256,5M:512,… by images seen; auto: as the gradient noise asks, never back"
     )
-    maximum: int | None = free(None, "auto: largest batch; None: 16 times train.batch", ge=1)
+    maximum: int | None = free(
+        None, "auto: largest batch; None: 16 times train.batch, at most an epoch", ge=1
+    )
     apart: bool = free(False, "auto: D and G grow each by its own noise; False: together, by the larger")
     share: float = free(1.0, "auto: the batch aimed at, as a share of the noise scale", gt=0)
     hysteresis: float = free(0.25, "auto: grow only when this share more is wanted", ge=0)

@@ -13,7 +13,7 @@ import torch
 
 from gansmith.config import Config, images
 from gansmith.errors import UserError
-from gansmith.training import noise_scale
+from gansmith.training import batching, noise_scale
 
 if TYPE_CHECKING:
     from gansmith.training.loop import Run
@@ -64,9 +64,10 @@ def rule(config: Config, epoch: int) -> Rule:
     duration = images(config.train.duration, epoch)
     auto = batch.schedule == "auto"
     table = steps(batch.schedule, epoch)
-    maximum = batch.maximum or (MOST_BY_ITSELF * start if auto else start)
-    largest = max([maximum, *(size for _, size in table)])
-    if (auto or table) and largest > epoch:
+    fitting = max(epoch // start, 1) * start
+    maximum = batch.maximum or (min(MOST_BY_ITSELF * start, fitting) if auto else start)
+    largest = max([batch.maximum or 0, *(size for _, size in table)])
+    if largest > epoch:
         asked = "batch.maximum" if auto else "batch.schedule"
         raise UserError(
             f"{asked}: a batch of {largest:,} is more than the {epoch:,} images there are; "
@@ -104,8 +105,8 @@ def sizes(rule: Rule, growth: Growth, images_seen: int) -> tuple[int, int]:
     if rule.table:
         batch = [size for at, size in rule.table if at <= images_seen][-1]
         return batch, rule.start_g * batch // rule.start
-    # A run that goes on with another train.batch keeps at least what it had grown to.
-    grown = [growth.batch.get(letter, 0) for letter in LETTERS]
+    # A run that goes on with another train.batch keeps at least what it had grown to, while it grows.
+    grown = [growth.batch.get(letter, 0) if rule.auto else 0 for letter in LETTERS]
     starts = (rule.start, rule.start_g)
     batch, batch_g = (max(-(-had // start), 1) * start for had, start in zip(grown, starts))
     return batch, batch_g
@@ -208,11 +209,22 @@ def _amount(scale: float | None) -> str:
 
 
 def check(run: "Run") -> None:
-    """Raises UserError where gradient noise is to be measured and no process holds a whole BatchNorm
-    group.
+    """Raises UserError where gradient noise is to be measured and a batch holds fewer than two BatchNorm
+    groups, as that of a run begun without, or no process a whole one.
     """
+    if not run.growth.measures:
+        return
     micro, group = min(run.micro_batch, run.micro_batch_g), run.bn_group
-    if run.growth.measures and micro % group:
+    if min(run.batch, run.batch_g) < 2 * group:
+        enough = f"--batch {2 * group}" if run.batch <= run.batch_g else f"train.batch_g={2 * group}"
+        smaller = batching.bn_group(run.config)
+        way_out = f", or bn.group={smaller} with --allow-change bn.group" if smaller < group else ""
+        raise UserError(
+            f"gradient noise is measured between BatchNorm groups, and a batch of "
+            f"{min(run.batch, run.batch_g)} holds fewer than two of this run's {group} (bn.group); give "
+            f"{enough}{way_out}."
+        )
+    if micro % group:
         raise UserError(
             f"gradient noise is measured between BatchNorm groups, and here {group // micro} processes share "
             f"one of {group} (bn.group) in micro-batches of {micro}; set bn.group={micro} for a new run, or "
