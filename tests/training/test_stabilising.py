@@ -107,12 +107,16 @@ def test_what_leaves_which_network_out(settings, loss, accuracy, left_out):
 
 def test_nothing_is_read_from_the_device():
     watch = Watch()
-    made = stabiliser(flood_d="0.5x", stop_d=0.1, stop_g=1.5, gate_d=0.8, gate_g=0.6, flood_g=0.1)
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Linear(3, 3))
+    made = stabiliser(net, flood_d="0.5x", stop_d=0.1, stop_g=1.5, gate_d=0.8, gate_g=0.6, flood_g=0.1)
+    clamped = [stabiliser(net, clamp_d=0.5, clip_weights=0.1), stabiliser(net, clamp_d="1.1x")]
     gradient, averages = torch.ones(5), Averages()
     with watch:
         for letter in ("d", "g"):
             means = {"loss": torch.tensor(0.7), "d_accuracy": torch.tensor(0.7)}
             made.act(letter, gradient, means, 16, averages)
+            for each in clamped:
+                each.after_step(letter, net, averages)
     assert watch.calls > 20
     assert watch.read == []
 

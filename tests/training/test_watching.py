@@ -136,6 +136,16 @@ def test_a_held_out_set_that_is_not_there_is_refused_before_a_step(tiny, tmp_pat
         tiny("run", WATCHED | {"data.hold_out": 11})
 
 
+def test_another_set_without_a_class_of_the_runs_is_refused(still, other, tmp_path):
+    (tmp_path / "set").mkdir()
+    for name in ("bar", "ring"):
+        (tmp_path / "set" / name).symlink_to(other / name)
+    with pytest.raises(
+        UserError, match=r"watch\.data .* \(bar, ring\) has a name of the run's \(circle, cross"
+    ):
+        still({"watch.data": str(tmp_path / "set")})
+
+
 def test_a_discriminator_without_features_or_logits_is_looked_at_as_far_as_it_goes(still):
     class Encoder(torch.nn.Module):
         def __init__(self, D):

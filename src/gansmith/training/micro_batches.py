@@ -57,7 +57,8 @@ def of_d(run: "Run", state: "State", reals: Reals) -> Iterator[MicroBatch]:
 
 
 def of_g(run: "Run", state: "State") -> Iterator[MicroBatch]:
-    """Noise from G's own stream; where the objective asks for them, the reals D was shown last, too."""
+    """Noise from G's own stream; where the objective asks for them, the reals D was shown last, too, with
+    those that follow in the stream where G's batch is larger than D's."""
     world, start = run.world, state.fakes_seen
     for positions in slices(start, run.batch_g, run.micro_batch_g, world.rank, world.size):
         z, y = _noise(run, "g", positions)

@@ -19,6 +19,7 @@ from torch import Tensor
 from gansmith.config import Config, images
 from gansmith.data.feed import to_device
 from gansmith.data.shards import Dataset
+from gansmith.errors import UserError
 from gansmith.evaluation import reals
 from gansmith.models import singular
 from gansmith.models.normalization import BatchNorm
@@ -97,13 +98,17 @@ def ready(run: "Run", state: "State", held_out: Dataset | None) -> Watch | None:
     labels = torch.from_numpy(np.resize(chosen, num))
     z = latents.from_seeds(range(num), dim=config.model.dim_z, kind=config.model.latent)
     same = held_out is not None and held_out.content_hash == run.dataset.content_hash
+    others = None if held_out is None or same else _pictures(run, held_out, labels.numpy(), labelled)
+    if held_out is not None and others is not None and not len(others):
+        _say_no_class_is_the_runs(run, held_out)
+        others = None
     watch = Watch(
         every=every,
         spectra=singular.Spectra(_shared(run.world, weights(state))),
         z=z.to(device),
         labels=labels,
         real=_pictures(run, run.dataset, labels.numpy(), labelled),
-        held_out=None if held_out is None or same else _pictures(run, held_out, labels.numpy(), labelled),
+        held_out=others,
         features=0,
         class_names={info.id: info.name for info in run.dataset.classes} if labelled else {},
     )
@@ -114,6 +119,16 @@ def ready(run: "Run", state: "State", held_out: Dataset | None) -> Watch | None:
         if not (isinstance(answer, Tensor) and answer.numel() == 1):
             watch.held_out = None  # a D of the user's own that answers with something else than logits
     return watch
+
+
+def _say_no_class_is_the_runs(run: "Run", held_out: Dataset) -> None:
+    theirs, ours = (", ".join(sorted(info.name for info in d.classes)[:5]) for d in (held_out, run.dataset))
+    what = f"no class of the images that are not trained on ({theirs}) has a name of the run's ({ours})"
+    if run.config.watch.data is not None:
+        raise UserError(
+            f"watch.data {run.config.watch.data}: {what}; name its folders as --data does, or leave it out."
+        )
+    run.log.warn(f"{what}: what D says of them is not looked at")
 
 
 def weights(state: "State") -> list[tuple[str, Tensor]]:

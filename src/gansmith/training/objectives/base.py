@@ -58,7 +58,7 @@ Terms = dict[str, tuple[torch.Tensor | float, torch.Tensor]]  # added to a loss,
 
 # (phase "d" | "g", G, D, micro-batch) → mean loss over the micro-batch, and detached scalars worth logging.
 # Attributes it may have:
-#   needs_reals_in_g  True: G phases get the reals that D was shown last
+#   needs_reals_in_g  True: G phases get the reals that D was shown last, and the next where batch_g is more
 #   memory            name → tensor on the device: saved with the run, restored in place
 #   settle            (phase, scalars averaged over the whole batch, images in it) → None: once per phase,
 #                     before the step
