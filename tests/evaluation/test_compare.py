@@ -112,3 +112,25 @@ def test_the_best_snapshot_is_linked_among_those_of_one_protocol_that_are_there(
     assert (tmp_path / "best").resolve() == best.snapshot_file(tmp_path, "4")
     assert best.update(tmp_path, "frechet") is None
     assert best.update(tmp_path, "recall") is None
+
+
+def test_a_snapshot_that_was_abandoned_stays_the_best_until_a_better_one_comes(tmp_path: Path) -> None:
+    (tmp_path / "snapshots").mkdir()
+
+    def scored(name: str, images: int, value: float) -> dict[str, Any]:
+        row = {"type": "evaluation", "images_seen": images, "snapshot": name}
+        return row | {"results": [result(value).as_json()]}
+
+    lines = [scored("1", 1, 9.0), scored("2", 2, 3.0), {"type": "rollback", "images_seen": 1}]
+    (tmp_path / "best").symlink_to("snapshots/2.safetensors.abandoned")
+    for name in ("1.safetensors", "2.safetensors.abandoned", "2-1.safetensors", "3-1.safetensors"):
+        (tmp_path / "snapshots" / name).touch()
+    for row, now in (
+        (scored("2-1", 2, 4.0), "2.safetensors.abandoned"),
+        ({"type": "resume", "images_seen": 2}, "2.safetensors.abandoned"),
+        (scored("3-1", 3, 2.0), "3-1.safetensors"),
+    ):
+        lines.append(row)
+        (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+        best.update(tmp_path, "frechet")
+        assert (tmp_path / "best").readlink().name == now

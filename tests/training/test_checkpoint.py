@@ -147,3 +147,13 @@ def test_a_checkpoint_of_the_same_age_is_replaced(tmp_path):
     path = save(tmp_path, 10, 2.0)
     assert checkpoint.read_tensors(path)["networks"]["w"][0] == 2.0
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_damaged_a_second_time_the_newer_one_is_set_aside_in_place_of_the_older(tmp_path):
+    for images, aside in ((8, ""), (16, ""), (16, checkpoint.DAMAGED)):
+        folder = tmp_path / f"{checkpoint.name(images)}{aside}"
+        folder.mkdir()
+        (folder / "state.json").write_text(aside)
+    checkpoint.set_aside(tmp_path, tmp_path / checkpoint.name(8))
+    assert [path.name for path in checkpoint.listed(tmp_path)] == [checkpoint.name(8)]
+    assert (tmp_path / f"{checkpoint.name(16)}.damaged" / "state.json").read_text() == ""

@@ -56,10 +56,11 @@ def load(path: str | Path) -> list[Result]:
     return list(newest.values())
 
 
-def read_rows(text: str) -> list[dict[str, Any]]:
+def read_rows(text: str, voided: bool = False) -> list[dict[str, Any]]:
     """The evaluations among the lines of a metrics.jsonl; a line that a kill cut short is passed over.
 
-    Those of snapshots beyond the place that a run went back to are left out: it makes them anew.
+    Those of snapshots beyond the place that a run went back to are left out, as it makes them anew, unless
+    `voided`.
     """
     rows: list[dict[str, Any]] = []
     for line in text.splitlines():
@@ -71,7 +72,7 @@ def read_rows(text: str) -> list[dict[str, Any]]:
             continue
         if row.get("type") == "evaluation" and isinstance(row.get("results"), list):
             rows.append(row)
-        elif row.get("type") in ("start", "resume", "rollback"):
+        elif row.get("type") in ("start", "resume", "rollback") and not voided:
             here = row.get("images_seen")
             rows = [each for each in rows if here is None or each.get("images_seen", 0) <= here]
     return rows

@@ -121,7 +121,9 @@ def set_aside(folder: Path, newer_than: Path) -> None:
     """Renames checkpoints newer than the one in use, which are damaged: they would count in retention."""
     for path in listed(folder):
         if path.name > newer_than.name:
-            path.rename(path.with_name(f"{path.name}{DAMAGED}"))
+            target = path.with_name(f"{path.name}{DAMAGED}")
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier time
+            path.rename(target)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -201,10 +203,23 @@ def prune(
                 keep.discard(age)
     for age in ages:
         if age not in keep:
-            try:
-                shutil.rmtree(by_age[age]) if by_age[age].is_dir() else by_age[age].unlink()
-            except OSError as error:
-                warn(f"{by_age[age]} could not be deleted ({error.strerror or error})")
+            _delete(by_age[age], warn)
+
+
+def delete_abandoned(folder: Path, warn: Warn) -> None:
+    """Deletes the checkpoints of branches that the run went back from: when the new one has its first,
+    nothing needs them. A deletion that was stopped is gone on with by the next call; one that fails is a
+    warning.
+    """
+    for path in sorted(folder.glob(f"[0-9]*{ABANDONED}")):
+        _delete(path, warn)
+
+
+def _delete(path: Path, warn: Warn) -> None:
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        warn(f"{path} could not be deleted ({error.strerror or error})")
 
 
 def _bytes(path: Path) -> int:

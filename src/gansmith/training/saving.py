@@ -95,6 +95,7 @@ def checkpoint(run: "Run", state: State) -> str:
         else:
             sentence = f"saved as {path}; the same command goes on"
             run.log.event("checkpoint", images_seen=state.images_seen, path=str(path))
+            checkpoints.delete_abandoned(run.checkpoints, run.log.warn)
             checkpoints.prune(
                 checkpoints.listed(run.checkpoints),
                 run.log.warn,
