@@ -4,15 +4,20 @@ The detector is made to see a collapse: what it sees by itself is tests/guard's 
 """
 
 import json
+import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from gansmith.errors import Diverged, Stopped
+from gansmith.config import Config
+from gansmith.errors import Diverged, Stopped, UserError
 from gansmith.guard.detector import Detector, Verdict, Vote
 from gansmith.training import checkpoint, guarding, lineage, objectives
+from gansmith.training import state as states
 from gansmith.training.distributed import World
+from gansmith.training.release import Release
 from tests.training import ranks
 from tests.training.reading import events, networks, newest
 
@@ -42,6 +47,16 @@ def sees(monkeypatch, **changes):
         monkeypatch.setattr(Detector, name, changes.get(name, getattr(Seen, name)), raising=False)
 
 
+STILL_THERE: list[list[bool]] = []  # of the states built before, when `back` built another
+
+
+def build_and_note(*arguments, made=[], build=states.build):  # noqa: B006
+    STILL_THERE.append([reference() is not None for reference in made])
+    state = build(*arguments)
+    made.append(weakref.ref(state))
+    return state
+
+
 @pytest.fixture(scope="module")
 def back(images, tmp_path_factory):
     """A run that collapsed at 40 images and went back to 16."""
@@ -50,6 +65,7 @@ def back(images, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patched:
         sees(patched)
+        patched.setattr(states, "build", build_and_note)
         return train(str(images), None, tmp_path_factory.mktemp("back") / "run", settings=TINY | SETTINGS)
 
 
@@ -70,17 +86,17 @@ def test_on_collapse_the_run_goes_back_far_enough_and_on_with_other_data_noise_a
     assert (collapsed["what"], collapsed["votes"][0]["signal"]) == ("mode collapse", "diversity")
 
 
+def test_the_old_networks_are_gone_before_new_ones_are_built(back):
+    assert STILL_THERE == [[], [False]]
+
+
 def test_what_was_abandoned_is_set_aside_and_names_carry_the_branch(back):
     assert [path.name for path in checkpoint.listed(back / "checkpoints")] == [
         checkpoint.name(8), checkpoint.name(16),
         *(checkpoint.name(images, 1) for images in (24, 32, 40, 48)),
     ]  # fmt: skip
     aside = sorted(path.name for path in back.glob("*/*.abandoned"))
-    assert aside == [
-        f"{checkpoint.name(24)}.abandoned",
-        f"{checkpoint.name(32)}.abandoned",
-        f"{checkpoint.name(32)}.safetensors.abandoned",
-    ]
+    assert aside == [f"{checkpoint.name(32)}.safetensors.abandoned"]  # checkpoints go
     kept = sorted(path.name for path in (back / "snapshots").glob("*.safetensors"))
     assert kept == [f"{checkpoint.name(*m)}.safetensors" for m in ((32, 1), (48, 1))]
     from gansmith.weights import snapshot
@@ -118,6 +134,42 @@ def test_killed_right_after_the_branch_was_written_the_run_is_the_one_that_was_n
     left, right = networks(back), networks(run)
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
     assert checkpoint.read_record(newest(run))["guard"] == checkpoint.read_record(newest(back))["guard"]
+
+
+def test_it_goes_back_across_changes_that_were_allowed_and_says_them_again(
+    tiny, other, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        """What the run ends with where it should have gone back."""
+
+    from gansmith.training.run import train
+
+    sees(monkeypatch)
+    tiny("run", SETTINGS | {"train.duration": 24})
+    sets = [tmp_path / "two", tmp_path / "three"]
+    for folder, names in zip(sets, (("bar", "ring", "star"), ("bar", "cross", "star"))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).symlink_to(other / name)
+    run, changed = tmp_path / "run", {"train.duration": 32, "optim.lr_g": 5e-4}
+    train(str(sets[0]), out=run, settings=changed, allow_change=["optim.lr_g", "data"])
+    branched = guarding._branch_off
+    with monkeypatch.context() as patched:
+        patched.setattr(guarding, "_branch_off", lambda *them: branched(*them) and Killed())
+        with pytest.raises(Killed):
+            train(out=run, settings={"train.duration": 48})
+    (only,) = lineage.read(run).branches
+    assert (only.origin, only.accepted["optim.lr_g"]) == (checkpoint.name(16), 5e-4)
+    for again in ({"optim.lr_g": 2e-4}, {"data.path": str(sets[1])}):  # never allowed
+        with pytest.raises(UserError, match="--allow-change"):
+            train(out=run, settings=again)
+    train(out=run)
+    record = checkpoint.read_record(newest(run))
+    assert (record["images_seen"], record["config"]["optim.lr_g"]) == (48, 5e-4)
+    segments = record["order"]["segments"]
+    assert [(each["start"], each["sets"][0]["size"]) for each in segments] == [(0, 21), (16, 12)]
+    with pytest.raises(UserError, match=r"optim\.lr_g: 0\.0005 → 0\.001"):
+        train(out=run, settings={"optim.lr_g": 1e-3})
 
 
 def test_stopped_on_the_new_branch_it_goes_on_there(back, tiny, monkeypatch):
@@ -213,6 +265,29 @@ def test_too_few_rows_and_checkpoints_are_said_at_the_start(tiny, capsys):
     assert "guard: log.keep_spaced 0 leaves no older checkpoints, so on collapse the run would begin" in said
 
 
+def test_what_is_advised_is_possible():
+    config = Config(train={"batch": 8}, log={"keep_spaced": 4})
+    said = guarding.notes(config, {"status": 16, "checkpoint": 64}, 100)
+    assert "log.status_every to 8 images or fewer" in said[0]
+    assert "log.checkpoint_every to 20 images or fewer" in said[1]
+    assert guarding.notes(config, {"status": 8, "checkpoint": 8}, 100) == [
+        "guard: 12 status rows in the whole run are few to see a collapse by"
+    ]
+
+
+def test_one_process_of_several_says_how_the_run_ended():
+    verdict = Verdict(8.0, "collapsed", "mode collapse", 4.0, (), True)
+    said = []
+    for rank in (0, 1):
+        world = SimpleNamespace(is_main=rank == 0, share=lambda _: verdict)
+        config = SimpleNamespace(guard=SimpleNamespace(policy="stop"))
+        run = SimpleNamespace(config=config, world=world, log=Written(), out=Path("nowhere"))
+        with pytest.raises(Diverged) as ended:
+            guarding._act(run, SimpleNamespace(images_seen=8), None)
+        said.append(str(ended.value)[:18])
+    assert said == ["training collapsed", ""]
+
+
 class Written:
     """A log that remembers what was said."""
 
@@ -235,9 +310,11 @@ def scored(value):
 
 def test_scores_vote_too():
     config = SimpleNamespace(guard=SimpleNamespace(policy="warn"))
-    run = SimpleNamespace(config=config, world=World(0, 1, torch.device("cpu")), log=Written())
-    state = SimpleNamespace(images_seen=0, guard=Detector(100))
+    world = World(0, 1, torch.device("cpu"))
+    run = SimpleNamespace(config=config, world=world, log=Written(), alone_until=5)
+    state = SimpleNamespace(images_seen=0, guard=Detector(100), release=Release())
     for seen, results in (
+        (5, scored(1.0)),  # of G alone
         (10, scored(20.0)),
         (20, None),
         (30, scored(30.0)),
@@ -264,11 +341,25 @@ def test_scores_that_came_after_a_checkpoint_are_remembered_on_going_on(tmp_path
     )
     record = {"images_seen": 40, "guard": before.to_json()}
     detector = guarding.begin(record, 2000, tmp_path, went)
-    assert (detector.best_score, detector.scored, detector.duration) == (
-        14.0,
-        40,
-        2000,
-    )  # 1.0 was left behind
+    found = detector.best_score, detector.scored, detector.duration
+    assert found == (14.0, 40, 2000)  # 1.0 was left behind
+    for alone in (
+        guarding.begin(record, 2000, tmp_path, went, alone_until=40),
+        guarding.begin(record | {"release": {"holds": True}}, 2000, tmp_path, went),
+    ):
+        assert alone.best_score == 20.0
+    released = {"release": {"released_at": 40}}
+    assert guarding.begin(record | released, 2000, tmp_path, went).best_score == 14.0
+
+
+def test_rows_of_a_network_that_learns_alone_are_not_looked_at():
+    config = SimpleNamespace(guard=SimpleNamespace(policy="warn"))
+    world = World(0, 1, torch.device("cpu"))
+    run = SimpleNamespace(config=config, world=world, log=Written(), alone_until=16)
+    for seen, holds, rows in ((16, False, 0), (24, True, 0), (24, False, 1)):
+        state = SimpleNamespace(images_seen=seen, guard=Detector(100), release=Release(holds=holds))
+        guarding.watch(run, state, {"loss_d": 1.0})
+        assert len(state.guard.rows + state.guard.bins) == rows
 
 
 def make_see():

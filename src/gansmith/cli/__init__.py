@@ -75,5 +75,6 @@ def main() -> None:
         print(f"error: {lost}", file=sys.stderr)
         sys.exit(errors.EXIT_LOST)
     except errors.Diverged as diverged:
-        print(f"error: {diverged}", file=sys.stderr)
+        if str(diverged):  # one process of several says it
+            print(f"error: {diverged}", file=sys.stderr)
         sys.exit(errors.EXIT_DIVERGED)

@@ -16,7 +16,9 @@ from gansmith.guard import tables
 from gansmith.guard.detector import Detector, Verdict
 from gansmith.training import checkpoint as checkpoints
 from gansmith.training import lineage as lineages
+from gansmith.training import resuming
 from gansmith.training.lineage import Branch, Lineage
+from gansmith.training.release import Release
 
 if TYPE_CHECKING:
     from gansmith.training.loop import Run
@@ -35,10 +37,8 @@ def notes(config: Config, every: dict[str, int], duration: int) -> list[str]:
     if guard.policy == "off":
         return []
     if (rows := duration // every["status"]) < FEWEST_ROWS:
-        said.append(
-            f"guard: {rows} status rows in the whole run are few to see a collapse by; set log.status_every "
-            f"to {duration // FEWEST_ROWS:,} images or fewer"
-        )
+        way_out = _oftener("log.status_every", every["status"], duration // FEWEST_ROWS, config)
+        said.append(f"guard: {rows} status rows in the whole run are few to see a collapse by{way_out}")
     if guard.policy == "rollback":
         if not config.log.keep_spaced:
             said.append(
@@ -46,17 +46,21 @@ def notes(config: Config, every: dict[str, int], duration: int) -> list[str]:
                 "anew; set it to 2 or more"
             )
         elif (saved := duration // every["checkpoint"]) < FEWEST_CHECKPOINTS:
-            said.append(
-                f"guard: {saved} checkpoints in the whole run make going back costly; set "
-                f"log.checkpoint_every to {duration // FEWEST_CHECKPOINTS:,} images or fewer"
+            way_out = _oftener(
+                "log.checkpoint_every", every["checkpoint"], duration // FEWEST_CHECKPOINTS, config
             )
+            said.append(f"guard: {saved} checkpoints in the whole run make going back costly{way_out}")
     return said
+
+
+def _oftener(setting: str, now: int, wanted: int, config: Config) -> str:
+    least = max(wanted, config.train.batch)  # nothing comes oftener than steps
+    return f"; set {setting} to {least:,} images or fewer" if least < now else ""
 
 
 def watch(run: "Run", state: "State", row: dict[str, Any]) -> None:
     """Shows the detector a status row; all processes call it. Raises WentBack, Stopped or Diverged."""
-    # Before its release G stands still under a D that learns: nothing there is usual.
-    if run.config.guard.policy != "off" and not state.release.holds:
+    if _looks(run, state):
         _act(run, state, state.guard.observe(state.images_seen, row) if run.world.is_main else None)
 
 
@@ -65,11 +69,17 @@ def watch_score(run: "Run", state: "State", results: list[Result] | None) -> Non
     distance = next(
         (r for r in results or () if r.metric.startswith("frechet") and r.value is not None), None
     )
-    if run.config.guard.policy != "off" and run.world.share(distance is not None):
+    if _looks(run, state) and run.world.share(distance is not None):
         verdict = None
         if distance is not None and distance.value is not None:
             verdict = state.guard.observe_score(state.images_seen, distance.value, distance.protocol_id)
         _act(run, state, verdict)
+
+
+def _looks(run: "Run", state: "State") -> bool:
+    # While G is trained alone, or stands still under a D that learns, nothing is as it will be.
+    alone = state.images_seen <= run.alone_until or state.release.holds
+    return run.config.guard.policy != "off" and not alone
 
 
 def stuck(run: "Run", state: "State", letter: str, skipped: int) -> None:
@@ -78,18 +88,20 @@ def stuck(run: "Run", state: "State", letter: str, skipped: int) -> None:
     guard, optim = run.config.guard, run.config.optim
     run.log.event("diverged", images_seen=state.images_seen, phase=letter)
     if int(player.scale.skipped) >= player.turn:
-        raise Diverged(
+        raise _diverged(
+            run,
             f"all {skipped} {letter.upper()} steps so far had non-finite gradients: not one was taken since "
             "the start, so there is nothing to go back to. Look at the images (gansmith data inspect), at an "
-            "own loss or network, and at train.precision; lower learning rates help where the first explode."
+            "own loss or network, and at train.precision; lower learning rates help where the first explode.",
         )
     what = f"{skipped} {letter.upper()} steps in a row had non-finite gradients"
     if guard.policy != "rollback":
-        raise Diverged(
+        raise _diverged(
+            run,
             f"{what} (train.max_skipped {run.config.train.max_skipped}) at {state.images_seen:,} images. The "
             f"checkpoints below {run.checkpoints} are from before; go on with lower learning rates, e.g. "
             f"--set optim.lr_g={optim.lr_g / 2:g} --set optim.lr_d={optim.lr_d / 2:g} "
-            "--allow-change optim.lr_g --allow-change optim.lr_d."
+            "--allow-change optim.lr_g --allow-change optim.lr_d.",
         )
     lost = skipped * run.batch * (optim.d_steps if letter == "g" else 1)
     since = min(state.guard.since or state.images_seen, state.images_seen - lost)
@@ -115,9 +127,10 @@ def _act(run: "Run", state: "State", found: Verdict | None) -> None:
         return
     since = seen if verdict.since is None else int(verdict.since)
     if policy == "stop":
-        raise Diverged(
+        raise _diverged(
+            run,
             f"training collapsed at {seen:,} images ({verdict.describe()}; guard.policy stop). "
-            f"{_best(run, since)}"
+            f"{_best(run, since)}",
         )
     _go_back(run, state, verdict.kind or "collapsed", verdict.describe(), since)
 
@@ -131,7 +144,11 @@ def _go_back(run: "Run", state: "State", kind: str, why: str, since: int) -> Non
     cannot be written. The same on all processes."""
     outcome = run.world.share(_branch_off(run, state, kind, why, since) if run.world.is_main else None)
     assert outcome is not None
-    raise outcome
+    raise outcome if run.world.is_main else type(outcome)("")
+
+
+def _diverged(run: "Run", why: str) -> Diverged:
+    return Diverged(why if run.world.is_main else "")  # one of several processes says it
 
 
 def _branch_off(run: "Run", state: "State", kind: str, why: str, since: int) -> Exception:
@@ -145,6 +162,10 @@ def _branch_off(run: "Run", state: "State", kind: str, why: str, since: int) -> 
     if origin is None and not run.from_seed:
         return Diverged(f"{collapsed}, and no whole checkpoint is from before. {_best(run, since)}")
     images = (checkpoints.parse(origin.name) or (0, 0))[0] if origin else 0
+    accepted = {}
+    if origin:
+        record = checkpoints.read_record(origin)
+        accepted = resuming.accepted(record, run.config, run.dataset.content_hash)
     branch = Branch(
         number=lineage.number + 1,
         origin=origin.name if origin else None,
@@ -155,6 +176,7 @@ def _branch_off(run: "Run", state: "State", kind: str, why: str, since: int) -> 
         why=why,
         lr_factor=guard.lr_factor,
         r1=guard.penalty_r1,
+        accepted=accepted,
     )
     grown = Lineage((*lineage.branches, branch))
     try:
@@ -232,16 +254,23 @@ def ending(run: "Run", state: "State") -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def begin(record: dict[str, Any] | None, duration: int, out: Path, lineage: Lineage) -> Detector:
+def begin(
+    record: dict[str, Any] | None, duration: int, out: Path, lineage: Lineage, alone_until: int = 0
+) -> Detector:
     """The detector of a new run, or as a checkpoint's record remembers it, with the scores since then: those
-    of a moment come after its checkpoint."""
+    of a moment come after its checkpoint. alone_until: images for which G was trained alone."""
     if record is None:
         return Detector(duration, wary=lineage.number > 0)
     detector = Detector.from_json(record["guard"]) if "guard" in record else Detector(duration)
     detector.duration, detector.wary = duration, lineage.number > 0
+    release = Release(**record.get("release", {}))
+    if release.holds:
+        return detector
+    start = max(alone_until, (release.released_at or 0) - 1)  # `_looks` from there on
     for row in best.read(out):
         moment, score = checkpoints.parse(str(row.get("snapshot"))), tables.distance(row)
-        known = moment and detector.scored < moment[0] <= record["images_seen"] and lineage.keeps(*moment)
-        if moment and known and score:
+        if moment is None or score is None or not lineage.keeps(*moment):
+            continue
+        if max(start, detector.scored) < moment[0] <= record["images_seen"]:
             detector.observe_score(moment[0], *score)
     return detector

@@ -26,7 +26,8 @@ FORMAT, VERSION = "gansmith-lineage", 1
 class Branch:
     """One going back. number: 1 for the first. origin: the checkpoint it goes on from, None: the beginning;
     images_seen: of that. collapsed: images seen on the branch before, since: when that was last as usual.
-    lr_factor: of the learning rates before. r1: strength of a penalty switched on, or None.
+    lr_factor: of the learning rates before. r1: strength of a penalty switched on, or None. accepted: what
+    the run has by now and its origin had not, see resuming.accepted.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Branch:
     why: str
     lr_factor: float
     r1: float | None = None
+    accepted: dict[str, Any] = field(default_factory=dict)
     time: float = field(default_factory=time.time)
 
     @property

@@ -1,6 +1,6 @@
 """Going on: from which checkpoint, with which changes, at which place of the data; or refusing to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ UNCHANGEABLE = {"train.seed", "data.balanced"} | {
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint to go on from: its folder, its record, and what differs now (path, old, new)."""
+    """A checkpoint to go on from: its folder, its record, what differs now (path, old, new), and what was
+    accepted before the run went back to it, see `accepted`."""
 
     path: Path
     record: dict[str, Any]
     changes: list[tuple[str, Any, Any]]
+    accepted: Mapping[str, Any]
 
     @property
     def images_seen(self) -> int:
@@ -75,7 +77,19 @@ def find(
     if not (path / "state.json").exists():
         raise UserError(f"process {world.rank} does not see {path}: all nodes need the same --out folder.")
     record = checkpoints.read_record(path)
-    return Saved(path, record, _changes(record, config, allow_change))
+    last = lineage.last
+    known = last.accepted if last and last.origin == path.name else {}
+    return Saved(path, record, _changes(record, config, allow_change, known), known)
+
+
+def accepted(record: Mapping[str, Any], config: Config, content_hash: str) -> dict[str, Any]:
+    """What a run has by now and an earlier checkpoint of it had not, as path → value of now: identity
+    settings, and `data` → content hash. Whoever goes back to that checkpoint has accepted these before.
+    """
+    kinds = configuration.fields()
+    changes = configuration.diff(configuration.from_flat(record["config"]), config)
+    found = {path: new for path, _, new in changes if kinds[path] == "identity"}
+    return found if record["data"]["content_hash"] == content_hash else found | {"data": content_hash}
 
 
 def _check_allowed(allow_change: Sequence[str]) -> None:
@@ -86,14 +100,15 @@ def _check_allowed(allow_change: Sequence[str]) -> None:
 
 
 def _changes(
-    record: dict[str, Any], config: Config, allow_change: Sequence[str]
+    record: dict[str, Any], config: Config, allow_change: Sequence[str], known: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
     changes = configuration.diff(configuration.from_flat(record["config"]), config)
     kinds = configuration.fields()
     refused = [
-        change
-        for change in changes
-        if kinds[change[0]] == "identity" and (change[0] not in allow_change or change[0] in UNCHANGEABLE)
+        (path, old, new)
+        for path, old, new in changes
+        if kinds[path] == "identity" and not (path in known and known[path] == new)
+        if path not in allow_change or path in UNCHANGEABLE
     ]
     if refused:
         listed = "\n".join(f"  - {path}: {old} → {new}" for path, old, new in refused)
@@ -134,7 +149,8 @@ def order(
     continued = Order.from_json(record["order"], labels=labels)
     if record["data"]["content_hash"] == dataset.content_hash:
         return continued.opened_at(record["images_seen"], continued.segments[-1].sets, lineage=branch)
-    if "data" not in allow_change and record["data"]["content_hash"] is not None:  # None: of a promotion
+    allowed = "data" in allow_change or saved.accepted.get("data") == dataset.content_hash
+    if not allowed and record["data"]["content_hash"] is not None:  # None: of a promotion
         raise UserError(
             f"--data is not what this run was trained on ({dataset.content_hash[:12]}, {len(dataset):,} "
             f"images, instead of {record['data']['content_hash'][:12]}, {record['data']['images']:,}); "

@@ -1,5 +1,6 @@
 """From a configuration to a running loop: checks come first, what is expensive or lasting comes after."""
 
+import gc
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,9 @@ def train(
                 return _go_on(session, dry_run, profile)
             except guarding.WentBack:  # the run is begun again, as after a kill
                 session.again, profile = True, None
+            # What was left goes before as much is built anew: frames hold each other, and the old networks.
+            gc.collect()
+            hardware.release_memory(world.device)
 
 
 @dataclass
@@ -278,14 +282,15 @@ def _ready(
         stabiliser=stabiliser,
         alone_until=images(config.pretrain.generator, len(dataset)),
     )
-    state.guard = guarding.begin(saved.record if saved else None, run.duration, out, lineage)
+    record = saved.record if saved else None
+    state.guard = guarding.begin(record, run.duration, out, lineage, run.alone_until)
     if not session.again:
         for note in guarding.notes(config, run.every, run.duration):
             log.say(note)
     tuning.apply(config, state, world.device, log)
     memory.settle(run, state, saved.record.get("micro_batch") if saved else None)
-    growth.check(run)
     run.batch, run.batch_g = growth.sizes(rule, state.growth, state.images_seen)
+    growth.check(run)
     return run, state, held_out
 
 
