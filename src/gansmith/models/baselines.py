@@ -4,7 +4,7 @@ Both were published without classes. With classes, G's BatchNorm layers have one
 D takes the class by projection, as SNGAN's do. (SNGAN and SAGAN themselves: biggan.py.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -42,7 +42,7 @@ class BaselineGenerator(nn.Module):
     kwargs: dict[str, Any]
     num_classes: int
     linear: Linear
-    blocks: nn.ModuleList  # of lists of one block, so that names are those of the other networks
+    blocks: nn.ModuleList  # see _listed
     output_layer: nn.Module
 
     def __init__(self, num_classes: int) -> None:
@@ -55,9 +55,7 @@ class BaselineGenerator(nn.Module):
         h = self.linear(z).unflatten(1, (-1, 4, 4))
         if self.channels_last:
             h = h.contiguous(memory_format=torch.channels_last)
-        for group in self.blocks:
-            h = group[0](h, y)  # type: ignore[index]
-        return torch.tanh(widen(self.output_layer(h)))
+        return torch.tanh(widen(self.output_layer(_through(self.blocks, h, y))))
 
 
 class DCGANGenerator(BaselineGenerator):
@@ -85,9 +83,7 @@ class DCGANGenerator(BaselineGenerator):
         norm = layers.batch_norm_maker(num_classes, False, 0, eps, bn_eps)
         widths = [m * ch for m in _published(family, DCGAN_CHANNELS, resolution, channels)] + [channels]
         self.linear = Linear(dim_z, widths[0] * 16, eps)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList([DoublingBlock(inputs, outputs, eps, norm)]) for inputs, outputs in pairwise(widths)
-        )
+        self.blocks = _listed(DoublingBlock(*pair, eps, norm) for pair in pairwise(widths))
         self.output_layer = nn.Identity()
         layers.initialize(self, init)
 
@@ -119,18 +115,15 @@ class DCGANDiscriminator(ProjectionDiscriminator):
         eps = sn_eps if spectral else None
         table = _published(family, DCGAN_CHANNELS, resolution, channels)
         widths = [channels] + [m * ch for m in reversed(table)]
-        self.blocks = nn.ModuleList(
-            nn.ModuleList([HalvingBlock(inputs, outputs, eps, bn_eps if i else None)])
-            for i, (inputs, outputs) in enumerate(pairwise(widths))
+        self.blocks = _listed(
+            HalvingBlock(*pair, eps, bn_eps if i else None) for i, pair in enumerate(pairwise(widths))
         )
         self.end(widths[-1] * 16, eps, heads, projection, dropout)
         layers.initialize(self, init)
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 16 × channels of the last map) float32: the 4×4 map."""
-        for group in self.blocks:
-            x = group[0](x)  # type: ignore[index]
-        return widen(x.flatten(1))
+        return widen(_through(self.blocks, x).flatten(1))
 
 
 class WGANGPGenerator(BaselineGenerator):
@@ -158,10 +151,7 @@ class WGANGPGenerator(BaselineGenerator):
         norm = layers.batch_norm_maker(num_classes, False, 0, eps, bn_eps)
         widths = [m * ch for m in _published(family, WGAN_GP_CHANNELS, resolution, channels)]
         self.linear = Linear(dim_z, widths[0] * 16, eps)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList([GeneratorBlock(inputs, outputs, eps, norm)])
-            for inputs, outputs in pairwise(widths)
-        )
+        self.blocks = _listed(GeneratorBlock(*pair, eps, norm) for pair in pairwise(widths))
         self.output_layer = nn.Sequential(
             AffineBatchNorm(widths[-1], bn_eps), Conv(widths[-1], channels, 3, eps)
         )
@@ -204,8 +194,8 @@ class WGANGPCritic(ProjectionDiscriminator):
         else:
             size = widths[-1] * 16
             self.input_conv = Conv(channels, widths[0], 3, eps)
-            blocks = [NormalizedBlock(inputs, outputs, eps) for inputs, outputs in pairwise(widths)]
-        self.blocks = nn.ModuleList(nn.ModuleList([block]) for block in blocks)
+            blocks = [NormalizedBlock(*pair, eps) for pair in pairwise(widths)]
+        self.blocks = _listed(blocks)
         self.end(size, eps, heads, projection, dropout)
         layers.initialize(self, init)
 
@@ -213,9 +203,7 @@ class WGANGPCritic(ProjectionDiscriminator):
         """32 px: (N, channels of the last map) float32, its mean over the pixels, rectified. 64 px: (N, 16 ×
         channels), the map itself.
         """
-        h = x if self.pooled else self.input_conv(x)
-        for group in self.blocks:
-            h = group[0](h)  # type: ignore[index]
+        h = _through(self.blocks, x if self.pooled else self.input_conv(x))
         return widen(F.relu(h)).mean((2, 3)) if self.pooled else widen(h.flatten(1))
 
 
@@ -263,6 +251,17 @@ class NormalizedBlock(DiscriminatorBlock):
         h = self.conv2.downsampled(F.relu(self.norm2(h)))
         assert self.conv_sc is not None
         return h + self.conv_sc(layers.down(x))
+
+
+def _listed(blocks: Iterable[nn.Module]) -> nn.ModuleList:
+    """Lists of one block each, so that names are those of the other networks."""
+    return nn.ModuleList(nn.ModuleList([block]) for block in blocks)
+
+
+def _through(blocks: nn.ModuleList, h: Tensor, *condition: Tensor | None) -> Tensor:
+    for group in blocks:
+        h = group[0](h, *condition)  # type: ignore[index]
+    return h
 
 
 def _published(
