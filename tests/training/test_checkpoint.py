@@ -157,3 +157,21 @@ def test_damaged_a_second_time_the_newer_one_is_set_aside_in_place_of_the_older(
     checkpoint.set_aside(tmp_path, tmp_path / checkpoint.name(8))
     assert [path.name for path in checkpoint.listed(tmp_path)] == [checkpoint.name(8)]
     assert (tmp_path / f"{checkpoint.name(16)}.damaged" / "state.json").read_text() == ""
+
+
+def test_of_what_was_abandoned_what_can_be_deleted_is(tmp_path, monkeypatch):
+    for name in ("000000000008", "000000000016.abandoned", "000000000024-1.abandoned"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "000000000024-1.abandoned" / "state.json").touch()  # the rest went before a kill
+    warnings, rmtree = [], checkpoint.shutil.rmtree
+
+    def refuses(path):
+        if path.name.startswith("000000000016"):
+            raise PermissionError(13, "Permission denied")
+        rmtree(path)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", refuses)
+    checkpoint.delete_abandoned(tmp_path, warnings.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000000008", "000000000016.abandoned"]
+    assert len(warnings) == 1
+    assert "could not be deleted (Permission denied)" in warnings[0]
