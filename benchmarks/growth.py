@@ -2,15 +2,17 @@
 
     python benchmarks/growth.py --out runs/growth
     python benchmarks/growth.py --out runs/growth-cifar --data cifar10-32 --preset cifar10 --seeds 0 \
-        --features pixels --set model.ch=16 optim.d_steps=2
+        --batch 32 --images 60000 --every 10000 --features effnet-lite0 --num 2000 --set model.ch=16 \
+        optim.d_steps=2 ema.half_life=5000 ema.start=0 eval.data=cifar10-test
 
 Per seed four runs of one recipe: a small batch, one `--factor` times as large, one that grows from the first
 to the second by a table (in equal parts of the images), and one that grows by its own gradient noise, with no
 other limit than the default, 16 times the first. All have the same BatchNorm groups and micro-batches. Every
 `--every` images the average is scored by a Fréchet distance of `--features`. The mark is, per seed, what the
 large batch has at its end. Time is CPU time of the whole run per image, evaluations included, times the
-images. Runs that are there are gone on with. Results go to OUT/results.json, the table to the terminal, the
-figure to OUT/growth.png.
+images: what they cost one processor. Steps of G are what they cost where a batch takes as long as an image.
+Runs that are there are gone on with. Results go to OUT/results.json, the table to the terminal, the figure to
+OUT/growth.png.
 """
 
 import argparse
@@ -19,6 +21,8 @@ import statistics
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gansmith import config
 from gansmith.training.run import train
@@ -106,7 +110,7 @@ def read(folder: Path) -> dict[str, Any]:
             for row in status
             if "noise_scale_d" in row
         ],
-        "steps": status[-1]["step"],
+        "steps": [(row["images_seen"], row["step"]) for row in status],
         "images": status[-1]["images_seen"],
         "cpu_seconds": sum(json.loads((folder / "cpu_seconds.json").read_text())),
     }
@@ -130,10 +134,10 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
     titles = (
         "images to the mark",
         "CPU seconds to it",
+        "G steps to it",
         "score at the end",
         "best score",
-        "G steps",
-        "largest",
+        "largest batch",
     )
     lines = [f"| batch | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for variant in VARIANTS:
@@ -144,12 +148,15 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
         seconds = [
             None if at is None else at * run["cpu_seconds"] / run["images"] for at, run in zip(found, mine)
         ]
+        steps = [
+            None if at is None else float(np.interp(at, *zip(*run["steps"]))) for at, run in zip(found, mine)
+        ]
         cells = (
             spread(found),
             spread(seconds),
+            spread(steps),
             spread([run["scores"][-1][1] for run in mine]),
             spread([min(score for _, score in run["scores"]) for run in mine]),
-            spread([run["steps"] for run in mine]),
             ", ".join(str(max(batch for _, batch in run["batches"])) for run in mine),
         )
         lines.append(f"| {variant} | {' | '.join(cells)} |")
