@@ -40,6 +40,12 @@ def test_curves_scores_pictures_and_marks_are_in_the_page(run: Path) -> None:
     assert data["samples"]["reals"]["width"] == 48
 
 
+def test_a_batch_that_grew_is_shown_as_it_is_now(run: Path) -> None:
+    assert "<dd>64<" in report.write(run).read_text()
+    write_rows(run, [status(1000), status(2000, batch=1024)])
+    assert "<dd>1,024<small>grown from 64; 1 D phases" in report.write(run).read_text()
+
+
 def test_the_page_loads_nothing_and_escapes_what_the_run_says(run: Path) -> None:
     text = report.write(run).read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)

@@ -43,7 +43,10 @@ def summary(log: Log, read: Settings, rows: list[dict[str, Any]]) -> str:
         tiles.append(_tile(row["name"], _number(best["value"]) + spread, where))
     batch, d_steps = read.get("train.batch"), read.get("optim.d_steps")
     if batch is not None:
-        tiles.append(_tile("Batch", f"{batch}", f"{d_steps} D phases per step" if d_steps else ""))
+        now = number(alive[-1].data.get("batch")) if alive else None
+        said = [f"grown from {batch}"] if now is not None and now != batch else []
+        said += [f"{d_steps} D phases per step"] if d_steps else []
+        tiles.append(_tile("Batch", f"{now:,.0f}" if now is not None else f"{batch}", "; ".join(said)))
     resolution, ch = read.get("model.resolution"), read.get("model.ch")
     if resolution is not None:
         tiles.append(_tile("Network", f"{resolution} px", f"{read.get('model.family')}, ch {ch}"))
