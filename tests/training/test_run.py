@@ -130,6 +130,13 @@ def test_non_finite_gradients_are_skipped_then_end_the_run_with_the_way_out(tiny
         tiny("run", settings | {"train.duration": 640, "log.checkpoint_every": 1000})
 
 
+def test_dry_run_refuses_growth_beyond_the_data_and_says_what_keeps_the_guard_from_its_work(tiny, capsys):
+    with pytest.raises(UserError, match=r"4,096 is more than the \d+ images there are"):
+        tiny("run", {"batch.schedule": {"0": 8, "100": 4096}}, dry_run=True)
+    tiny("run", {"guard.policy": "rollback", "log.keep_spaced": 0}, dry_run=True)
+    assert "log.keep_spaced 0 leaves no older checkpoints" in capsys.readouterr().out
+
+
 def test_dry_run_writes_nothing(tiny, images, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     out = tiny("run", {"train.duration": "3ep"}, dry_run=True)

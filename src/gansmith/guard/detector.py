@@ -112,7 +112,7 @@ class Detector:
         found |= signals.per_step(self.counted, counted)
         self.counted = counted
         self.rows.append({name: value for name, value in found.items() if value == value})
-        if not self.bins or position - self.bins[-1].position >= BIN * (position - self.start):
+        if not self.bins or position - self.bins[-1].position >= BIN * self._elapsed(position):
             self._close(position)
         return self._verdict(position)
 
@@ -167,9 +167,12 @@ class Detector:
         if self.start is None:
             self.start = position
 
+    def _elapsed(self, position: float) -> float:
+        return position - (position if self.start is None else self.start)
+
     def _is_warm(self, position: float) -> bool:
         """Whether what votes counts: only broken numbers do before."""
-        return self.start is not None and position - self.start >= WARM_UP * self.duration
+        return self._elapsed(position) >= WARM_UP * self.duration
 
     def _note_broken(self, position: float, found: Mapping[str, float]) -> None:
         """Counts rows in which nothing was learnt: every step left out, or, where no gradient is logged, a
@@ -192,10 +195,8 @@ class Detector:
         values = {name: statistics.median(row[name] for row in self.rows if name in row) for name in names}
         self.rows = []
         self.bins.append(Bin(position, values))
-        assert self.start is not None
-        elapsed = position - self.start
         if not weigh(self.votes.values()):  # in the midst of trouble must not be forgotten what was usual
-            self._forget(position - WINDOW * elapsed)
+            self._forget(position - WINDOW * self._elapsed(position))
         if not self._is_warm(position):
             return
         for rule in RULES:
@@ -286,10 +287,10 @@ class Detector:
 
     def _lasts(self, position: float, weight: int) -> bool:
         """Whether a suspicion has lasted for long."""
-        if self.since is None or self.start is None or weight < SUSPECT:
+        if self.since is None or weight < SUSPECT:
             return False
         share, bins = ABSORBED
-        return position - self.since > share * (position - self.start) and self.bins_suspect >= bins
+        return position - self.since > share * self._elapsed(position) and self.bins_suspect >= bins
 
     def _absorb(self) -> None:
         """A light suspicion that lasts is how the run is now: forgets what came before, once, so that what

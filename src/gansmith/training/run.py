@@ -138,6 +138,10 @@ def _go_on(session: _Session, dry_run: bool, profile: int | None) -> Path:
         if source:
             initial.check(source, config, found)
         announce.everything(log, plan, found)
+        epoch = found.num_images
+        growth.rule(config, epoch)
+        for note in guarding.notes(config, _cadences(config, epoch), images(config.train.duration, epoch)):
+            log.say(note)
         if source:
             initial.introduce(log, source, config, found)
         going_on = f"goes on at {saved.images_seen:,} images" if saved else "starts"
@@ -235,10 +239,6 @@ def _ready(
         states.restore_record(state, saved.record)
     if stabiliser:
         stabiliser.restored()
-
-    def amount(value: str | int) -> int:
-        return max(1, images(value, len(dataset)))
-
     run = training.Run(
         config=config,
         world=world,
@@ -266,14 +266,9 @@ def _ready(
         batch_g=sizes.batch_g,
         micro_batch=sizes.micro_batch,
         micro_batch_g=sizes.micro_batch_g,
-        every={
-            "status": amount(config.log.status_every),
-            "snapshot": amount(config.log.snapshot_every),
-            "checkpoint": amount(config.log.checkpoint_every),
-        }
-        | ({"evaluation": amount(config.eval.every)} if config.eval.every is not None else {}),
+        every=_cadences(config, len(dataset)),
         duration=images(config.train.duration, len(dataset)),
-        ema_half_life=amount(config.ema.half_life),
+        ema_half_life=max(1, images(config.ema.half_life, len(dataset))),
         ema_start=images(config.ema.start, len(dataset)),
         release=release.rule(config, len(dataset)),
         growth=rule,
@@ -292,6 +287,17 @@ def _ready(
     run.batch, run.batch_g = growth.sizes(rule, state.growth, state.images_seen)
     growth.check(run)
     return run, state, held_out
+
+
+def _cadences(config: Config, epoch: int) -> dict[str, int]:
+    """What happens again and again → images between, at least one."""
+    asked = {
+        "status": config.log.status_every,
+        "snapshot": config.log.snapshot_every,
+        "checkpoint": config.log.checkpoint_every,
+        "evaluation": config.eval.every,
+    }
+    return {name: max(1, images(every, epoch)) for name, every in asked.items() if every is not None}
 
 
 def _stem(config: Config) -> str:
