@@ -24,6 +24,7 @@ WARM_UP = 0.1  # of the duration, before which only broken numbers count
 SUSPECT, GRAVE, COLLAPSED = 2, 3, 4  # weights of votes together
 LASTING = 6  # bins: what is grave for so long is a collapse
 ABSORBED = 0.15, 24  # of the positions so far, and bins: a light suspicion this long is how things are now
+DOUBTED = 0.15, 6  # likewise where the run has gone back once: it has collapsed again
 LOW_LOSS = 0.05  # of D: it has won
 BROKEN_ROWS = 3  # in a row without a finite gradient
 SCORE_SUSPECT, SCORE_COLLAPSED = 1.3, 2.0  # times the best
@@ -289,7 +290,7 @@ class Detector:
         """Whether a suspicion has lasted for long."""
         if self.since is None or weight < SUSPECT:
             return False
-        share, bins = ABSORBED
+        share, bins = DOUBTED if self.wary else ABSORBED
         return position - self.since > share * self._elapsed(position) and self.bins_suspect >= bins
 
     def _absorb(self) -> None:
