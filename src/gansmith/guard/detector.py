@@ -24,7 +24,6 @@ WARM_UP = 0.1  # of the duration, before which only broken numbers count
 SUSPECT, GRAVE, COLLAPSED = 2, 3, 4  # weights of votes together
 LASTING = 6  # bins: what is grave for so long is a collapse
 ABSORBED = 0.15, 24  # of the positions so far, and bins: a light suspicion this long is how things are now
-DOUBTED = 0.15, 6  # likewise where the run has gone back once: it has collapsed again
 LOW_LOSS = 0.05  # of D: it has won
 BROKEN_ROWS = 3  # in a row without a finite gradient
 SCORE_SUSPECT, SCORE_COLLAPSED = 1.3, 2.0  # times the best
@@ -81,12 +80,9 @@ class Bin:
 
 @dataclass
 class Detector:
-    """duration: positions in all, that the warm-up is a share of. wary: the run has gone back once, so that
-    what lasts is the cause, still there, and not how the run is now. The rest is its memory.
-    """
+    """duration: positions in all, that the warm-up is a share of. The rest is its memory."""
 
     duration: float
-    wary: bool = False
     start: float | None = None
     bins: list[Bin] = field(default_factory=list)
     rows: list[dict[str, float]] = field(default_factory=list)  # of the bin that is still open
@@ -272,8 +268,6 @@ class Detector:
         before = self.state
         collapsed = weight >= COLLAPSED or (weight >= GRAVE and self.bins_grave >= LASTING)
         collapsed |= before == "collapsed" and weight >= SUSPECT
-        lasts = not collapsed and self._lasts(position, weight)
-        collapsed |= lasts and self.wary
         self.state = "collapsed" if collapsed else "suspect" if weight >= SUSPECT else "ok"
         if not weight:
             self.since = None
@@ -282,20 +276,17 @@ class Detector:
         if self.state == "ok":
             return Verdict(position, changed=before != "ok")
         verdict = Verdict(position, self.state, kind_of(votes), self.since, votes, before != self.state)
-        if self.state == "suspect" and lasts:
-            self._absorb()
+        self._absorb(position)
         return verdict
 
-    def _lasts(self, position: float, weight: int) -> bool:
-        """Whether a suspicion has lasted for long."""
-        if self.since is None or weight < SUSPECT:
-            return False
-        share, bins = DOUBTED if self.wary else ABSORBED
-        return position - self.since > share * self._elapsed(position) and self.bins_suspect >= bins
-
-    def _absorb(self) -> None:
+    def _absorb(self, position: float) -> None:
         """A light suspicion that lasts is how the run is now: forgets what came before, once, so that what
         comes next is held against it."""
+        share, bins = ABSORBED
+        if self.since is None or self.state != "suspect" or self.bins_suspect < bins:
+            return
+        if position - self.since <= share * self._elapsed(position):
+            return
         self.bins = [Bin(each.position, each.values) for each in self.bins if not each.quiet]
         self.votes = {name: vote for name, vote in self.votes.items() if vote.family == "finite"}
         self.best, self.best_score, self.since, self.bins_suspect = {}, None, None, 0

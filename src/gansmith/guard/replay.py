@@ -29,7 +29,7 @@ def replay(table: Table, duration: float | None = None) -> Replayed:
     for index, (position, row, score) in enumerate(table.rows):
         if index in table.back:
             alive = [each for each in alive if each[0] <= table.back[index]]
-            detector = Detector(length, wary=any(each <= index for each in table.collapses))
+            detector = Detector(length)
             for earlier in alive:
                 _observe(detector, *earlier)
             if detector.state != verdict.state:

@@ -45,7 +45,6 @@ class Table:
 
     unit: name of the column that says when. signals: which there are. duration: of the run in that unit, as
     far as the log tells. back: indices of rows before which the run went back to an earlier position.
-    collapses: those of `back` at which the guard went back.
     """
 
     rows: list[Entry] = field(default_factory=list)
@@ -53,7 +52,6 @@ class Table:
     signals: set[str] = field(default_factory=set)
     duration: float = 0.0
     back: dict[int, float] = field(default_factory=dict)
-    collapses: set[int] = field(default_factory=set)
     lost: int = 0  # of `back`, without an event that says so
     last: float = -math.inf  # position of the newest status row
 
@@ -165,8 +163,6 @@ def _of_ours(objects: list[dict[str, Any]], mapping: Mapping[str, str]) -> Table
             continue
         if kind in OPENS:
             table.back[len(table.rows)] = position
-            if kind == "rollback":
-                table.collapses.add(len(table.rows))
         elif kind == "status":
             row = {column: value for column, value in each.items() if column not in mapping}
             row |= {signal: each[column] for column, signal in mapping.items() if column in each}

@@ -260,9 +260,9 @@ def begin(
     """The detector of a new run, or as a checkpoint's record remembers it, with the scores since then: those
     of a moment come after its checkpoint. alone_until: images for which G was trained alone."""
     if record is None:
-        return Detector(duration, wary=lineage.number > 0)
+        return Detector(duration)
     detector = Detector.from_json(record["guard"]) if "guard" in record else Detector(duration)
-    detector.duration, detector.wary = duration, lineage.number > 0
+    detector.duration = duration
     release = Release(**record.get("release", {}))
     if release.holds:
         return detector
