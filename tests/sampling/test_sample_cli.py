@@ -93,6 +93,24 @@ def test_grid_of_many_classes_shows_some_saying_so(
     assert Image.open(tmp_path / "g.png").height == 32 * 34 - 2
 
 
+def test_a_network_without_classes_is_drawn(
+    gansmith: Run, build: Callable[..., Generator], describe: Callable[..., Any], tmp_path: Path
+) -> None:
+    stored = {"truncation": 1.0, "kind": "none", "images": 16, "group": 16}
+    file = tmp_path / "plain.safetensors"
+    snapshot.save(file, build(num_classes=0, shared_dim=0), info=describe(0, statistics=stored))
+    code, _, err = gansmith("sample", "grid", file, "--out", tmp_path / "g.png", "--seeds", "0-2")
+    assert (code, err) == (0, "")
+    assert Image.open(tmp_path / "g.png").size == (3 * 34 - 2, 32)
+    code, out, err = gansmith("sample", "images", file, "--out", tmp_path / "new", "--num", 2)
+    assert (code, err) == (0, "")
+    assert f"2 images → {tmp_path / 'new'}" in out
+    assert set(os.listdir(tmp_path / "new")) == {"image_000000.png", "image_000001.png"}
+    code, _, err = gansmith("sample", "grid", file, "--out", tmp_path / "h.png", "--classes", "0")
+    assert code == 2
+    assert "classes 0: this network has no classes; leave them out" in err
+
+
 @pytest.mark.parametrize(("mode", "rows"), [("z", 2), ("class", 1), ("both", 1)])
 def test_interpolations(gansmith: Run, run_folder: Path, tmp_path: Path, mode: str, rows: int) -> None:
     options = ["--mode", mode, "--seeds", "0,4,9", "--classes", "cat,dog", "--steps", 5]

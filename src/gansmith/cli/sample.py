@@ -33,9 +33,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def sample() -> None:
     """Draw images from a trained generator.
 
-    PATH is a run (its newest snapshot), a snapshot (.safetensors), a checkpoint folder, or RUN/best: a link
-    that you have set to one of these, as no command sets it. Nothing else is needed: no data, no training
-    settings. A seed names one image, on any micro-batch.
+    PATH is a run (its newest snapshot), a snapshot (.safetensors), a checkpoint folder, or RUN/best: the
+    snapshot with the best score, where training (--set eval.every=…) or `gansmith eval watch --best-by` keeps
+    it. Nothing else is needed: no data, no training settings. A seed names one image, on any micro-batch.
     """
 
 
@@ -124,7 +124,8 @@ def images(path: str, out: str, num: int | None, seeds: str | None, **options: A
         else:
             stems = export.file_stems(sampler.class_names or {0: "image"})
             export.to_folder(destination, batches, (f"{stems[label]}_{seed:06d}" for label, seed in pairs))
-    click.echo(f"{count:,} images of {len(labels):,} classes → {destination}")
+    of_classes = f" of {len(labels):,} classes" if sampler.num_classes else ""
+    click.echo(f"{count:,} images{of_classes} → {destination}")
 
 
 @sample.command()

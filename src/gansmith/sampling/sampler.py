@@ -133,13 +133,12 @@ class Sampler:
     def class_ids(self, classes: Sequence[str | int] | None) -> list[int]:
         """Class ids from names or ids; None is every class. A name wins over an id that reads the same.
 
-        An unconditional network has the one pseudo-class 0. Raises UserError, naming the nearest classes.
+        An unconditional network has the one pseudo-class 0, and takes the ids that it gave. Raises UserError,
+        naming the nearest classes.
         """
         if self.num_classes == 0:
-            if classes is not None:
-                raise UserError(
-                    f"--classes {_joined(classes)}: this network has no classes; leave --classes out."
-                )
+            if classes is not None and list(classes) != [0]:
+                raise UserError(f"classes {_joined(classes)}: this network has no classes; leave them out.")
             return [0]
         if classes is None:
             return list(range(self.num_classes))
@@ -154,10 +153,10 @@ class Sampler:
             else:
                 raise UserError(self._unknown(text))
             if label in labels:
-                raise UserError(f"--classes {_joined(classes)}: class {text!r} is named twice; name it once.")
+                raise UserError(f"classes {_joined(classes)}: {text!r} is named twice; name it once.")
             labels.append(label)
         if not labels:
-            raise UserError("--classes is empty; name a class, or leave the flag out for all of them.")
+            raise UserError("classes are empty; name one, or leave them out for all of them.")
         return labels
 
     def _unknown(self, text: str) -> str:
@@ -167,7 +166,7 @@ class Sampler:
         hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(names[:8])}"
         more = ", …" if not near and len(names) > 8 else ""
         return (
-            f"--classes: {text!r} is neither a class name nor an id below {self.num_classes}; {hint}{more}. "
+            f"classes: {text!r} is neither a class name nor an id below {self.num_classes}; {hint}{more}. "
             f"`gansmith info {self.file or 'FILE'}` lists all."
         )
 
