@@ -19,7 +19,8 @@ class TooFewClasses(UserError):
 
 
 class Stopped(Exception):
-    """The run was asked to stop (signal or time limit) and has been saved: exit code 3, resumable."""
+    """The run was asked to stop (signal or time limit), or its end could not be saved: exit code 3, the same
+    command goes on from the last checkpoint."""
 
 
 class Diverged(Exception):

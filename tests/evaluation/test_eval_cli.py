@@ -1,7 +1,9 @@
 """`gansmith eval` as it is typed."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from gansmith import data
+from gansmith import data, files
 from gansmith.cli import gansmith_command
 from gansmith.errors import Stopped, UserError
 from gansmith.evaluation import best, classifier, pictures
@@ -210,6 +212,26 @@ def test_a_result_file_is_never_overwritten(own: Path, reals: Path, tmp_path: Pa
     assert "exists and is never overwritten" in mistake("eval", own, "--data", reals, *QUICK, "--out", out)
     assert out.read_text() == "earlier results"
     assert not (own / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("in_log", [True, False])
+def test_results_that_cannot_be_written_are_one_message(
+    own: Path, reals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_log: bool
+) -> None:
+    out, write = tmp_path / "r.json", files.write_text
+
+    def full(path: Path, content: str) -> None:
+        if path == out:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(files, "write_text", full)
+    if not in_log:
+        (own / "metrics.jsonl").mkdir()
+    said = mistake("eval", own, "--data", reals, *QUICK, "--out", out)
+    also = f"above and in {own / 'metrics.jsonl'}" if in_log else "above"
+    assert f"--out {out} could not be written (No space left on device)" in said
+    assert f"take the scores from {also}." in said
 
 
 def test_train_classifier_ends_at_sigterm_before_and_while_it_trains(

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from gansmith.errors import UserError
+from gansmith.errors import EXIT_STOPPED, Stopped, UserError
 from gansmith.training import checkpoint
 from tests.training.conftest import TINY
 
@@ -38,7 +38,11 @@ def train_in_child(images, out, settings, limit=None):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     from gansmith.training.run import train
 
-    train(str(images), None, out, settings=settings)
+    try:
+        train(str(images), None, out, settings=settings)
+    except Stopped as stopped:
+        (out / "stopped.txt").write_text(str(stopped))
+        sys.exit(EXIT_STOPPED)
 
 
 def start(*arguments):
@@ -95,7 +99,11 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_training_goes_on(images
     limit = (max(sizes.values()) if room.startswith("all") else sizes["G_ema.safetensors"]) - 1
     full = start(images, out, SETTINGS | {"train.duration": 96}, limit)
     full.join()
-    assert full.exitcode == 0
+    assert full.exitcode == EXIT_STOPPED
+    said = (out / "stopped.txt").read_text()
+    assert said.startswith("NOT finished: the end is at 96 images; it could NOT be saved (")
+    assert f"the last good checkpoint is {out / 'checkpoints' / '000000000032'}. Free space; the same" in said
+    assert "finished" not in (out / "log.txt").read_text().splitlines()[-1]
     assert [int(path.name) for path in checkpoint.listed(out / "checkpoints")] == [16, 32]
     warnings = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     warnings = [row["text"] for row in warnings if row["type"] == "warning"]

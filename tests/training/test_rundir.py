@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import pytest
 import torch
@@ -53,6 +54,23 @@ def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         tiny("file/run")
+
+
+def test_a_full_disk_at_the_start_is_one_message(tmp_path):
+    from gansmith.training.distributed import World
+    from gansmith.training.rundir import owned
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # every write fails, as on a full disk
+        with (
+            pytest.raises(UserError, match=r"cannot be written \(File too large\); free space or give"),
+            owned(tmp_path / "run", None, World(0, 1, torch.device("cpu"))),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_changed_group_is_the_group_that_trains(tiny, capsys):

@@ -5,8 +5,9 @@ Flags → evaluation; results go to the run's metrics.jsonl, to the screen and t
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +25,9 @@ from gansmith.cli.scoring import (
     working,
 )
 from gansmith.errors import UserError
+
+if TYPE_CHECKING:
+    from gansmith.evaluation.protocol import Result
 
 
 class TargetGroup(click.Group):
@@ -112,8 +116,19 @@ def score(
         click.echo(as_table(results))
         said = record(evaluation.target.run, evaluation.target.file, results, time.monotonic() - began, world)
         if out is not None:
-            files.write_text(Path(out), json.dumps({"results": [r.as_json() for r in results]}, indent=1))
+            _write(Path(out), results, " and in ".join(["above", *said]))
             said.append(out)
         pictured = [str(r.details["picture"]) for r in results if r.details.get("picture")]
         if said or pictured:
             click.echo("→ " + ", ".join([*said, *pictured]))
+
+
+def _write(out: Path, results: "Sequence[Result]", also: str) -> None:
+    """The results as JSON. Raises UserError where they cannot be written; also: where else they are."""
+    try:
+        files.write_text(out, json.dumps({"results": [result.as_json() for result in results]}, indent=1))
+    except OSError as error:
+        raise UserError(
+            f"--out {out} could not be written ({error.strerror or error}); free space and score again, or "
+            f"take the scores from {also}."
+        ) from None

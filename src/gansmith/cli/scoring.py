@@ -144,14 +144,17 @@ def check_out(out: str | None) -> None:
 def record(
     run: Path | None, file: Path, results: Sequence["Result"], seconds: float, world: "World"
 ) -> list[str]:
-    """A row for the run's metrics.jsonl, where the target lies in a run; returns the file's name."""
+    """A row for the run's metrics.jsonl, where the target lies in a run; returns the file's name.
+
+    Nothing for another target, and where the disk is full, which is said.
+    """
     from gansmith.evaluation import targets
     from gansmith.training.runlog import RunLog
 
     if run is None:
         return []
-    RunLog(run, world).event("evaluation", **targets.row(file, results, seconds))
-    return [str(run / "metrics.jsonl")]
+    written = RunLog(run, world).event("evaluation", **targets.row(file, results, seconds))
+    return [str(run / "metrics.jsonl")] if written else []
 
 
 def show(result: "Result") -> str:

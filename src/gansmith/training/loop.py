@@ -73,9 +73,12 @@ class Run:
 
 
 def train(run: Run, state: State) -> None:
-    """Trains until `duration`. Raises Stopped (saved, resumable), Diverged, or guarding.WentBack."""
+    """Trains until `duration`. Raises Stopped (resumable: asked to, or the end could not be saved), Diverged,
+    or guarding.WentBack.
+    """
     before = state.images_seen
     seen_at_status, last_status = before, (turned := time.monotonic())
+    saved, safe = "", True
     reals = Reals(run, before)
     try:
         while True:
@@ -100,13 +103,15 @@ def train(run: Run, state: State) -> None:
             if due["snapshot"] or due.get("evaluation"):
                 saving.snapshot(run, state)
             if due["checkpoint"] or (stopping and not done):
-                saved = saving.checkpoint(run, state)
+                saved, safe = saving.checkpoint(run, state)
             if due.get("evaluation") and not stopping:
                 guarding.watch_score(run, state, scoring.score(run, state.images_seen))
-            if done:
+            if done and safe:
                 return
-            if stopping:
-                where = f"stopped {run.stop.why()} at {state.images_seen:,} images; {saved}"
+            if done or stopping:
+                why = "NOT finished: the end is" if done else f"stopped {run.stop.why()}"
+                where = f"{why} at {state.images_seen:,} images; {saved}"
+                where += "" if safe else ". Free space; the same command then trains the rest"
                 raise Stopped(where if run.world.is_main else "")
 
             run.mark("step")

@@ -66,7 +66,7 @@ def train(
     data: any source of docs/data.md. preset: a recipe. settings: dotted path → value, over preset and file.
     checkpoint_dir: None is OUT/checkpoints. stop_after: seconds. allow_change: identity settings that may
     differ on resume. profile: so many steps are timed, part by part. Raises UserError (nothing was written),
-    Stopped (saved, resumable) or Diverged.
+    Stopped (resumable: asked to, or its end could not be saved) or Diverged.
     """
     config, origins, where = _settled(data, preset, out, config_file, settings)
     with ExitStack() as stack:

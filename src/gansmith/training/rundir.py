@@ -33,7 +33,9 @@ def owned(out: Path, checkpoint_dir: Path | None, world: World) -> Iterator[None
             try:
                 _take(out, checkpoint_dir, locks)
             except OSError as error:
-                raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another.") from None
+                raise UserError(
+                    f"--out {out}: cannot be written ({error.strerror}); free space or give another."
+                ) from None
             world.barrier()
             yield
         except UserError:
@@ -92,8 +94,8 @@ def _lock(folder: Path, flag: str, locks: ExitStack) -> None:
         lock.seek(0)
         raise UserError(f"{flag} {folder} is in use by {lock.read().strip() or 'another process'}.") from None
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}")
-    lock.flush()
+    owner = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T')}"
+    os.write(lock.fileno(), owner.encode())  # past the buffer: on a full disk, closing would fail once more
 
 
 def _is_run(out: Path) -> bool:

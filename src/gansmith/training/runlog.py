@@ -79,14 +79,16 @@ class RunLog:
                         self._board.add_scalar(f"{key}/{name}" if name else key, number, row["images_seen"])
             self._board.flush()
 
-    def event(self, kind: str, **fields: Any) -> None:
-        """One object for metrics.jsonl; numbers that are not finite become null, as JSON has none."""
+    def event(self, kind: str, **fields: Any) -> bool:
+        """One object for metrics.jsonl; numbers that are not finite become null, as JSON has none. Returns
+        whether it was written.
+        """
         finite = {key: None if _is_broken(value) else value for key, value in fields.items()}
-        self._append("metrics.jsonl", json.dumps({"type": kind, "time": time.time()} | finite))
+        return self._append("metrics.jsonl", json.dumps({"type": kind, "time": time.time()} | finite))
 
-    def _append(self, name: str, line: str) -> None:
+    def _append(self, name: str, line: str) -> bool:
         if self.out is None or name in self._broken:
-            return
+            return False
         try:
             with (self.out / name).open("ab+") as file:
                 # A kill may have cut the last line; the next one must not continue it.
@@ -96,6 +98,8 @@ class RunLog:
         except OSError as error:
             self._broken.add(name)
             _print(f"warning: {self.out / name} can no longer be written ({error})", sys.stderr)
+            return False
+        return True
 
 
 class Averages:

@@ -61,9 +61,11 @@ def snapshot(run: "Run", state: State) -> None:
     run.world.barrier()
 
 
-def checkpoint(run: "Run", state: State) -> str:
-    """Saves everything; returns a sentence about it. The new one is safe before an old one goes."""
-    sentence = ""
+def checkpoint(run: "Run", state: State) -> tuple[str, bool]:
+    """Saves everything; returns a sentence about it, on rank 0, and whether it could be saved, on all ranks.
+    The new one is safe before an old one goes.
+    """
+    sentence, failed = "", False
     if run.world.is_main:
         ema.make_usable(state.G_ema, state.G.net)
         try:
@@ -87,7 +89,7 @@ def checkpoint(run: "Run", state: State) -> str:
                 lambda file: snapshots.save(file, state.G_ema, info=info(run, state, None)),
             )
         except OSError as error:
-            left = checkpoints.listed(run.checkpoints)
+            left, failed = checkpoints.listed(run.checkpoints), True
             sentence = (
                 f"it could NOT be saved ({error}); the last good checkpoint is {left[-1] if left else 'none'}"
             )
@@ -105,8 +107,7 @@ def checkpoint(run: "Run", state: State) -> str:
                 gigabytes=run.config.log.keep_gigabytes,
                 protected=_protected(run.out) | {path.name},
             )
-    run.world.barrier()
-    return sentence
+    return sentence, not run.world.any(failed)
 
 
 def resolved(run: "Run") -> dict[str, Any]:
