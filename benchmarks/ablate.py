@@ -33,6 +33,7 @@ from gansmith import files
 from gansmith.config import Config
 from gansmith.errors import EXIT_STOPPED, EXIT_USAGE, UserError
 from gansmith.evaluation import evaluate
+from gansmith.evaluation.sweep import plotting
 from gansmith.training.stopping import terminable
 
 HERE = Path(__file__).resolve().parent
@@ -67,8 +68,14 @@ def _digest(value: object) -> str:
 
 
 def check(spec: Spec, out: Path) -> None:
-    """Opens what the runs will open, and rehearses one run of every variant. Raises UserError."""
-    evaluate.open_networks(spec.score.features)
+    """Opens what the runs will open, and rehearses one run of every variant. Raises UserError naming every
+    mistake; one that several variants share is told of the first.
+    """
+    problems: dict[str, str] = {}
+    try:
+        evaluate.open_networks(spec.score.features)
+    except UserError as error:
+        problems[str(error)] = "score.features"
     for variant in spec.variants:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -77,7 +84,9 @@ def check(spec: Spec, out: Path) -> None:
                     settings=spec.settings(variant, spec.seeds[0]), device="cpu",
                 )  # fmt: skip
         except UserError as error:
-            raise UserError(f"variant {variant.name}: {error}") from None
+            problems.setdefault(str(error), f"variant {variant.name}")
+    if problems:
+        raise UserError("\n".join(f"{where}: {problem}" for problem, where in problems.items()))
 
 
 def _data(spec: Spec, variant: Variant, out: Path) -> str:
@@ -202,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if words.jobs < 1:
             raise UserError(f"--jobs {words.jobs} must be at least 1.")
+        plotting()
         spec = specs.read(words.spec)
         check(spec, words.out)
     except UserError as error:

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plots
 
 from gansmith import config
+from gansmith.evaluation.sweep import plotting
 from gansmith.training.run import train
 
 VARIANTS = ("small", "large", "table", "auto")
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="settings of all runs, PATH=VALUE")
     options = parser.parse_args()
 
+    plots.ready()
     runs = []
     for seed in options.seeds:
         for variant in options.variants:
@@ -175,11 +178,7 @@ def spread(values: list[Any]) -> str:
 
 def figure(runs: list[dict[str, Any]], path: Path) -> None:
     """Scores, batches and noise scales over images; a line per run."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
+    plt = plotting()
     colours = dict(zip(VARIANTS, ("tab:blue", "tab:red", "tab:green", "tab:orange")))
     drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     for run in runs:

@@ -7,7 +7,6 @@ forward passes compute of it; the way back through σ is in the backward passes,
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from gansmith.evaluation.sweep import plotting
 from gansmith.models.biggan import Discriminator, Generator
 from gansmith.models.summary import count_macs
 from gansmith.training import profiling
@@ -167,10 +167,7 @@ def published(resolution: int) -> None:
 
 def picture(sides: dict[str, Parts], images: int, title: str, path: str) -> None:
     """Stacked bars, a side each: milliseconds per image by part."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        sys.exit("--picture needs matplotlib: pip install 'gansmith[plots]'")
+    pyplot = plotting()
     figure, axes = pyplot.subplots(figsize=(7, 1.1 + 0.55 * len(sides)))
     used = [p for p in PARTS if any(s["seconds"].get(p, 0) > 0 for s in sides.values())]
     colours = dict(zip(used, pyplot.get_cmap("tab20").colors))

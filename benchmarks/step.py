@@ -25,6 +25,7 @@ from typing import Any
 
 import parts
 import plain_reference
+import plots
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -168,6 +169,8 @@ def main() -> None:
     parser.add_argument("--picture", metavar="FILE.png", help="draws the parts, too")
     arguments = parser.parse_args()
 
+    if arguments.picture:
+        plots.ready()
     on_cpu = arguments.device == "cpu"
     sides = {"plain": ("plain", False)}
     if on_cpu:

@@ -100,6 +100,8 @@ def read(path: Path) -> Spec:
         except ValueError as error:
             if key in given or key not in NEEDED:
                 problems.append(f"{key}{error}")
+    if (preset := given.get("preset")) is not None and preset not in configuration.preset_names():
+        problems.append(f"preset: {preset!r} is unknown; there are {', '.join(configuration.preset_names())}")
     variants = []
     for name, words in (parts.get("variants") or {}).items():
         try:
@@ -115,8 +117,16 @@ def read(path: Path) -> Spec:
         )  # fmt: skip
         problems = list(_contradictions(spec))
     if problems:
+        problems += _absent(parts.get("data"))
         raise UserError(f"{path} has problems:\n" + "\n".join(f"  - {p}" for p in dict.fromkeys(problems)))
     return spec
+
+
+def _absent(images: Images | None) -> list[str]:
+    """What the rehearsal would say of the images, where other mistakes keep it from coming to that."""
+    if images is None or ":" in images.of or Path(images.of).expanduser().exists():
+        return []
+    return [f"data: there is no {images.of}"]
 
 
 def _merged(path: Path) -> dict[str, Any]:

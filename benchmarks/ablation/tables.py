@@ -10,6 +10,7 @@ from typing import Any
 
 from ablation import paired
 from ablation.spec import Spec
+from gansmith.evaluation.sweep import plotting
 
 ARROW = {"lower": "↓", "higher": "↑"}
 
@@ -108,11 +109,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def figure(spec: Spec, rows: Sequence[Row], better: dict[str, str], path: Path) -> None:
     """A panel per score, a line of dots per variant: one colour per seed, a bar at mean ± sd."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = plotting()
     names, variants = scores_of(rows), [variant.name for variant in spec.variants]
     if not names:  # all of them diverged before they saved anything
         return

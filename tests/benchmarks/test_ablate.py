@@ -1,6 +1,7 @@
 """An ablation from the command line: stopped, gone on with, its finished runs left alone."""
 
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,35 @@ def test_mistake_ends_with_2_before_anything_is_written(
         assert program.main([str(path), "--out", str(tmp_path / "out")]) == EXIT_USAGE
         assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_of_features_data_and_variants_are_told_together(
+    tmp_path: Path, images: Path, program: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    variants = {"baseline": {}, "odd": {"data": str(tmp_path / "nowhere")}, "uneven": {"bn.group": 3}}
+    score = {"metrics": ["frechet"], "features": "pixel"}
+    path = write_spec(tmp_path, images, variants=variants, score=score)
+    assert program.main([str(path), "--out", str(tmp_path / "out"), "--check"]) == EXIT_USAGE
+    told = capsys.readouterr().err
+    for said in ("score.features: ", "variant odd: ", "variant uneven: "):
+        assert said in told
+
+
+def test_without_matplotlib_nothing_is_begun(
+    tmp_path: Path, images: Path, program: ModuleType, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    import growth
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    path = write_spec(tmp_path, images)
+    assert program.main([str(path), "--out", str(tmp_path / "out"), "--check"]) == EXIT_USAGE
+    assert "pip install -e '.[plots]'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["growth.py", "--out", str(tmp_path / "growth")])
+    with pytest.raises(SystemExit, match=str(EXIT_USAGE)):
+        growth.main()
+    assert "pip install -e '.[plots]'" in capsys.readouterr().err
+    assert not (tmp_path / "growth").exists()
 
 
 def test_budget_of_seconds_is_one_over_all_restarts(tmp_path: Path, images: Path) -> None:

@@ -132,3 +132,10 @@ def test_share_is_one_of_every_class() -> None:
     rows = kept(labels, Images("", share=0.1))
     assert np.bincount(labels[rows]).tolist() == [9, 1]
     assert np.array_equal(rows, np.sort(rows))
+
+
+def test_a_wrong_preset_and_missing_images_are_told_with_the_rest(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as told:
+        read(tmp_path, preset="digit", data=str(tmp_path / "nowhere"), seeds=[0])
+    for said in ("preset: 'digit' is unknown; there are", "data: there is no", "seeds: 1 tells nothing"):
+        assert said in str(told.value)

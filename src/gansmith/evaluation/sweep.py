@@ -176,7 +176,9 @@ def plotting() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise UserError("the curve needs the extra: pip install gansmith[plots]") from None
+        raise UserError(
+            "figures need matplotlib, the extra `plots`: pip install -e '.[plots]' in the repository."
+        ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
