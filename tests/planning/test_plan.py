@@ -258,3 +258,9 @@ def test_mistakes_name_the_flag_and_the_fix(arguments: list[str], message: str) 
     result = invoke(*arguments)
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
+
+
+def test_steps_follow_a_growing_batch(weightless: None) -> None:
+    told = invoke("--preset", "digits", "--gpus", "V100", "--set", "model.ch=4", "--batch", "64",
+                  "--set", "train.duration=1280", "--set", "batch.schedule=0:64,640:128").output  # fmt: skip
+    assert "digits: 1,280 images = 8 steps of 128 to 256 images, batch 64\n" in told

@@ -1,6 +1,7 @@
 """The batch that grows: when, by how much, and that nothing else of the run notices."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -95,12 +96,12 @@ def test_learning_rates_follow_the_batch_by_a_power():
         ({"batch.schedule": "0:64,100:160"}, "160 is no multiple of train.batch 64.*nearest: 128 or 192"),
         ({"batch.schedule": "100:64"}, "begins with 0:64.*not 100:64"),
         ({"batch.schedule": "0:32,100:64"}, "begins with 0:64.*not 0:32"),
-        ({"batch.schedule": "sometimes"}, "batch.schedule"),
+        ({"batch.schedule": "growing"}, "fixed, auto or a table such as 0:256,5M:512, not 'growing'"),
         ({"batch.schedule": "0:64,soon:128"}, "'soon' is not an amount"),
         ({"batch.schedule": "0:64,100:many"}, "batch.schedule"),
         ({"batch.maximum": 128}, "is for batch.schedule: auto"),
         ({"batch.schedule": "auto", "batch.maximum": 100}, "100 is no multiple of train.batch 64"),
-        ({"batch.schedule": "auto", "bn.group": 64}, "holds fewer than two; set bn.group=32"),
+        ({"batch.schedule": "auto", "bn.group": 64}, "set bn.group=32 or less, or train.batch=128"),
         ({"batch.schedule": "0:64,100:20032"}, r"20,032 is more than the 10,000 images.*9,984"),
         ({"batch.schedule": "auto", "batch.maximum": 12800}, "batch.maximum: a batch of 12,800 is more"),
     ],
@@ -108,6 +109,57 @@ def test_learning_rates_follow_the_batch_by_a_power():
 def test_impossible_growth_is_refused(settings, said):
     with pytest.raises(UserError, match=said):
         rule(settings)
+
+
+def test_a_mistake_of_schedule_or_group_is_told_once():
+    for settings in ({"batch.schedule": "growing"}, {"batch.schedule": "auto", "bn.group": 64}):
+        with pytest.raises(UserError) as told:
+            rule(settings)
+        assert str(told.value).count("\n  - ") == 1
+
+
+def test_a_set_smaller_than_the_first_batch_gets_a_batch_that_is_possible():
+    with pytest.raises(
+        UserError, match=r"2,048 is more than the 120 .* train\.batch, 1,024: begin with 120 or"
+    ):
+        rule({"train.batch": 1024, "batch.schedule": "0:1024,100:2048"}, 120)
+
+
+@pytest.mark.parametrize("d_steps", [1, 2])
+def test_steps_of_a_table_are_those_that_the_run_takes(d_steps):
+    table, duration = rule({"batch.schedule": "0:64, 300:128, 1k:512, 1100:1024"}), 4000
+    seen = taken = 0
+    while seen < duration:
+        seen += d_steps * growth.sizes(table, Growth(), seen)[0]
+        taken += 1
+    assert growth.num_steps(table, duration, d_steps) == taken
+    assert growth.counted(table, 4000, 1).endswith("steps of 64 to 1,024 images")
+
+
+def test_a_run_says_at_its_start_what_the_batch_will_do():
+    auto = rule(AUTO)
+    assert growth.counted(auto, 4000, 1) == "at most 63 steps of 64 to 512 images"
+    assert "from 64 to at most 512, at most doubled every 100 images" in growth.plan(auto)[0]
+    assert growth.plan(rule({"batch.schedule": "0:64,1k:128"}))[0].endswith(
+        "64 from 0 images, 128 from 1,000 images"
+    )
+    assert growth.counted(rule({}), 4000, 2) == "32 steps of 128 images"
+    assert growth.plan(rule({})) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "epoch", "said"),
+    [
+        (AUTO, 10_000, "2 measurements of .*noise_every 32.* 8 are needed .*noise_every to 4 or less"),
+        (AUTO | {"batch.noise_every": 4}, 10_000, None),
+        (AUTO | {"batch.maximum": 64}, 10_000, "64 is already the largest batch"),
+        ({}, 10_000, None),
+        ({}, 50, "64 images are more than the 50 there are"),
+    ],
+)
+def test_what_keeps_the_batch_from_growing_is_said_before_the_run(settings, epoch, said):
+    notes = growth.notes(rule(settings, epoch), epoch, 4096, 1)
+    assert notes == [] if said is None else re.search(said, notes[0])
 
 
 def state_of(run):

@@ -21,6 +21,7 @@ UNITS = (("days", 1, 2.0), ("h", 24, 0.125), ("min", 1440, 0.0))
 @click.option("--preset", metavar="NAME", help="Recipe to plan (docs/presets.md).")
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML file over the preset.")
 @click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Any setting; repeatable.")
+@click.option("--batch", type=int, help="Images per optimizer step, all processes together.")
 @click.option("--gpus", required=True, metavar="NxNAME", help="8xH100, 4xA100-40GB, V100 …")
 @click.option("--price", type=float, metavar="MONEY", help="Of one GPU for an hour.")
 @click.option("--storage-price", type=float, default=0.0, metavar="MONEY", help="Of a GB for a month. [0]")
@@ -36,6 +37,7 @@ def plan(
     preset: str | None,
     config_file: str | None,
     assignments: tuple[str, ...],
+    batch: int | None,
     gpus: str,
     price: float | None,
     storage_price: float,
@@ -61,9 +63,10 @@ def plan(
             raise UserError(f"{flag} {value:g}: must be above 0.")
     if device is not None and not measure:
         raise UserError("--device says what --measure times; add --measure, or leave it out.")
-    settings, _ = configuration.load(
-        preset, Path(config_file) if config_file else None, configuration.parse_overrides(assignments)
-    )
+    overrides = configuration.parse_overrides(assignments)
+    if batch is not None:
+        overrides["train.batch"] = batch
+    settings, _ = configuration.load(preset, Path(config_file) if config_file else None, overrides)
 
     from gansmith import planning
 
@@ -85,7 +88,7 @@ def _lines(made: "Plan", within: float | None) -> Iterator[str]:
     work, disk = made.work, made.disk
     name = f"preset {made.preset}" if made.preset else "this configuration"
     assumed = " (assumed; --images and --classes say otherwise)" if made.data_assumed else ""
-    yield f"{name}: {made.duration:,} images = {made.steps:,} steps of batch {made.batch:,}"
+    yield f"{name}: {made.duration:,} images = {made.steps_counted}, batch {made.batch:,}"
     yield f"data: {made.num_images:,} images, {made.num_classes:,} classes{assumed}"
     yield ""
     forward = f"forward G {_flop(work.forward_g)}, D {_flop(work.forward_d)}"

@@ -124,13 +124,14 @@ def _batch(config: Config) -> Iterator[tuple[str, str]]:
         yield "batch.maximum", f"{batch.maximum} is no multiple of train.batch {start}"
     if batch.schedule == "auto" or batch.noise_every is not None:
         group = config.bn.group
-        for name, size in (("batch", start), ("batch_g", config.train.batch_g or start)):
-            if group != "auto" and size < 2 * group:
-                yield (
-                    "bn.group",
-                    f"{group}: gradient noise is measured between BatchNorm groups, and train.{name} {size} "
-                    f"holds fewer than two; set bn.group={max(size // 2, 1)} or less",
-                )
+        size, name = min((start, "batch"), (config.train.batch_g or start, "batch_g"))
+        if group != "auto" and size < 2 * group:
+            yield (
+                "bn.group",
+                f"{group}: gradient noise is measured between BatchNorm groups, and train.{name} {size} "
+                f"holds fewer than two; set bn.group={max(size // 2, 1)} or less, or "
+                f"train.{name}={2 * group}",
+            )
 
 
 def _pair(table: list[tuple[int, int]]) -> str:

@@ -198,8 +198,10 @@ class BatchConfig(Section):
     def _table(cls, value: Any) -> Any:
         if isinstance(value, str) and ":" in value:
             value = dict(entry.split(":", 1) for entry in value.split(","))
-        if not isinstance(value, dict):
+        if value in ("fixed", "auto"):
             return value
+        if not isinstance(value, dict):
+            raise ValueError(f"write fixed, auto or a table such as 0:256,5M:512, not {value!r}")
         table = {str(at).strip(): size for at, size in value.items()}
         for at in table:
             images(at, 1_000_000)

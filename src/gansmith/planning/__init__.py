@@ -15,19 +15,20 @@ from gansmith.planning.gpus import Gpu, Utilisation
 from gansmith.planning.layouts import Layout, Prices, Range
 from gansmith.planning.speed import Measured
 from gansmith.planning.work import Disk, Work
-from gansmith.training import batching
+from gansmith.training import batching, growth
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is known of a run in advance. layouts: of several numbers of GPUs, the one asked for
-    among them. here: this machine measured, or None. storage, transfer: money for disk and data, which the
-    layouts' costs do not include.
+    """Everything that is known of a run in advance. steps_counted: steps in words. layouts: of several
+    numbers of GPUs, the one asked for among them. here: this machine measured, or None. storage, transfer:
+    money for disk and data, which the layouts' costs do not include.
     """
 
     preset: str | None
     duration: int
     steps: int
+    steps_counted: str
     batch: int
     bn_group: int
     num_images: int
@@ -75,7 +76,7 @@ def plan(
     """
     number, gpu = gpus.parse(gpu_spec)
     found_images, classes, assumed = works.data_set(config, num_images, num_classes)
-    duration = images(config.train.duration, found_images)
+    duration, rule = images(config.train.duration, found_images), growth.rule(config, found_images)
     group = batching.bn_group(config)
     one = batching.resolve(config, group, 1)
     if ":" in config.loss.objective:
@@ -104,7 +105,8 @@ def plan(
     return Plan(
         preset=config.preset,
         duration=duration,
-        steps=-(-duration // (config.optim.d_steps * one.batch)),
+        steps=growth.num_steps(rule, duration, config.optim.d_steps),
+        steps_counted=growth.counted(rule, duration, config.optim.d_steps),
         batch=one.batch,
         bn_group=group,
         num_images=found_images,

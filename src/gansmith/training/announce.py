@@ -17,6 +17,7 @@ from gansmith.data.shards import ClassInfo, Dataset
 from gansmith.errors import UserError
 from gansmith.models import families
 from gansmith.models.summary import count_macs, summary
+from gansmith.training import growth
 from gansmith.training import state as states
 from gansmith.training.batching import Sizes
 from gansmith.training.distributed import World
@@ -114,13 +115,13 @@ class Plan:
 def everything(log: RunLog, plan: Plan, summary: DataSummary) -> None:
     """Refuses data that cannot train this configuration, else says what is going to happen."""
     check_data(plan.config, summary)
-    settings(log, plan, images(plan.config.train.duration, summary.num_images))
+    settings(log, plan, summary.num_images)
     data(log, summary)
     networks(log, plan.config, num_classes(plan.config, summary), plan.sizes)
 
 
-def settings(log: RunLog, plan: Plan, duration: int) -> None:
-    """What differs from the preset, and every automatic choice with its reason."""
+def settings(log: RunLog, plan: Plan, epoch: int) -> None:
+    """What differs from the preset, and every automatic choice with its reason. epoch: images per epoch."""
     config, origins, precision, sizes, world = (
         plan.config,
         plan.origins,
@@ -134,11 +135,19 @@ def settings(log: RunLog, plan: Plan, duration: int) -> None:
         log.say(f"  {path}: {old} → {new}  ({origins.get(path, 'default')})")
     processes = f"{world.size} process{'es' if world.size > 1 else ''} on {world.device}"
     log.say(f"{processes}, {precision.name} ({precision.reason})")
-    d_step = f"batch {sizes.batch} in micro-batches of {sizes.micro_batch}"
-    g_step = f"batch {sizes.batch_g} in micro-batches of {sizes.micro_batch_g}"
+    asked_g = config.train.micro_batch_g or config.train.micro_batch
+    d_step = f"batch {sizes.batch}{_cut(config.train.micro_batch, sizes.micro_batch)}"
+    g_step = f"batch {sizes.batch_g}{_cut(asked_g, sizes.micro_batch_g)}"
     log.say(f"{config.optim.d_steps} × D: {d_step};  G: {g_step};  BatchNorm groups of {plan.bn_group}")
-    per_step = config.optim.d_steps * sizes.batch
-    log.say(f"duration {duration:,} images = {-(-duration // per_step):,} steps of {per_step} images")
+    rule, duration = growth.rule(config, epoch), images(config.train.duration, epoch)
+    log.say(f"duration {duration:,} images = {growth.counted(rule, duration, config.optim.d_steps)}")
+    for line in growth.plan(rule) + growth.notes(rule, epoch, duration, config.optim.d_steps):
+        log.say(line)
+
+
+def _cut(asked: int | str, micro_batch: int) -> str:
+    # What `auto` comes to is found with the networks, and said then.
+    return " in micro-batches to be found" if asked == "auto" else f" in micro-batches of {micro_batch}"
 
 
 def data(log: RunLog, summary: DataSummary) -> None:

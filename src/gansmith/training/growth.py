@@ -69,9 +69,14 @@ def rule(config: Config, epoch: int) -> Rule:
     largest = max([batch.maximum or 0, *(size for _, size in table)])
     if largest > epoch:
         asked = "batch.maximum" if auto else "batch.schedule"
+        most = epoch // start * start
+        way_out = (
+            f"the largest that makes sense here is {most:,}"
+            if most
+            else f"so is train.batch, {start:,}: begin with {epoch:,} or fewer"
+        )
         raise UserError(
-            f"{asked}: a batch of {largest:,} is more than the {epoch:,} images there are; "
-            f"the largest that makes sense here is {epoch // start * start:,}."
+            f"{asked}: a batch of {largest:,} is more than the {epoch:,} images there are; {way_out}."
         )
     return Rule(
         start=start,
@@ -98,6 +103,63 @@ def steps(schedule: str | dict[str, int], epoch: int) -> tuple[tuple[int, int], 
     if isinstance(schedule, str):
         return ()
     return tuple(sorted((images(at, epoch), size) for at, size in schedule.items()))
+
+
+def num_steps(rule: Rule, duration: int, d_steps: int) -> int:
+    """Steps of G in a whole run of `duration` images, each showing `d_steps` batches; the most there can be
+    where the noise decides.
+    """
+    table = rule.table or ((0, rule.start),)
+    seen = taken = 0
+    for (_, batch), (end, _) in zip(table, (*table[1:], (duration, 0))):
+        now = max(0, -(-(min(end, duration) - seen) // (d_steps * batch)))
+        taken, seen = taken + now, seen + now * d_steps * batch
+    return taken
+
+
+def counted(rule: Rule, duration: int, d_steps: int) -> str:
+    """The same in words: 30 steps of 64 to 512 images."""
+    smallest, largest = d_steps * rule.start, d_steps * (rule.table[-1][1] if rule.table else rule.maximum)
+    span = f"{smallest:,} to {largest:,}" if largest > smallest else f"{smallest:,}"
+    steps = num_steps(rule, duration, d_steps)
+    return f"{'at most ' if rule.auto else ''}{steps:,} step{'' if steps == 1 else 's'} of {span} images"
+
+
+def plan(rule: Rule) -> list[str]:
+    """What the batch is going to do, in words; nothing where it stays."""
+    if rule.table:
+        steps = ", ".join(f"{size:,} from {at:,} images" for at, size in rule.table)
+        return [f"the batch grows by batch.schedule: {steps}"]
+    if rule.auto and rule.maximum > rule.start:
+        return [
+            f"the batch grows as the gradient noise asks (batch.schedule auto): from {rule.start:,} to at "
+            f"most {rule.maximum:,}, at most doubled every {rule.dwell:,} images, after {FEWEST} "
+            f"measurements, one every {rule.every} steps"
+        ]
+    return []
+
+
+def notes(rule: Rule, epoch: int, duration: int, d_steps: int) -> list[str]:
+    """What keeps the batch from doing what it should, in words. epoch, duration: images."""
+    said = []
+    if rule.start > epoch:
+        said.append(
+            f"batch: {rule.start:,} images are more than the {epoch:,} there are, so every step shows images "
+            f"more than once; train.batch {epoch:,} or less would not"
+        )
+    if not rule.auto:
+        return said
+    if rule.maximum <= rule.start:
+        said.append(f"batch.schedule auto: {rule.start:,} is already the largest batch, it cannot grow")
+    elif rule.every and (found := num_steps(rule, duration, d_steps) // rule.every) < FEWEST:
+        often = num_steps(rule, duration, d_steps) // (2 * FEWEST)  # the second half of the run then profits
+        way_out = f"set batch.noise_every to {often} or less" if often >= 2 else "the run is too short for it"
+        said.append(
+            f"batch.schedule auto: {found} measurement{'' if found == 1 else 's'} of the gradient noise in "
+            f"the whole run (batch.noise_every {rule.every}), and {FEWEST} are needed before the batch can "
+            f"grow; {way_out}"
+        )
+    return said
 
 
 def sizes(rule: Rule, growth: Growth, images_seen: int) -> tuple[int, int]:

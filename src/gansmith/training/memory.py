@@ -41,10 +41,12 @@ def settle(run: "Run", state: "State", chosen_before: dict[str, Any] | None) -> 
         if asked[letter] != "auto":
             continue
         known = run.world.share(before.get(letter))
-        chosen = known if known in _options(run, letter) else largest(run, state, letter)
-        if chosen != _micro_batch(run, letter):
-            _set(run, letter, chosen)
-            run.log.say(f"micro-batch of {letter.upper()} phases: {chosen}, as much as fits ({machine(run)})")
+        if known is not None and known in _options(run, letter):
+            chosen, why = known, "as before"
+        else:
+            chosen, why = largest(run, state, letter), "as much as is of use and fits"
+        _set(run, letter, chosen)
+        run.log.say(f"micro-batch of {letter.upper()} phases: {chosen}, {why} ({machine(run)})")
 
 
 def record(run: "Run") -> dict[str, Any]:

@@ -139,7 +139,6 @@ def _go_on(session: _Session, dry_run: bool, profile: int | None) -> Path:
             initial.check(source, config, found)
         announce.everything(log, plan, found)
         epoch = found.num_images
-        growth.rule(config, epoch)
         for note in guarding.notes(config, _cadences(config, epoch), images(config.train.duration, epoch)):
             log.say(note)
         if source:
