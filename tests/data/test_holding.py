@@ -5,7 +5,7 @@ import pytest
 from numbered_sets import numbered_images, write_prepared
 
 from gansmith.data.feed import Feed
-from gansmith.data.holding import split
+from gansmith.data.holding import left, split
 from gansmith.data.order import Order, Segment, SetRef
 from gansmith.data.shards import open_prepared
 from gansmith.errors import UserError
@@ -46,6 +46,14 @@ def test_every_class_gives_its_share_and_keeps_one(folder):
     data = open_prepared(folder["raw"], in_memory=False)
     assert np.bincount(split(data, 0.1)[1].labels, minlength=5).tolist() == [10, 0, 4, 0, 0]
     assert np.bincount(split(data, 71)[0].labels, minlength=5).tolist() == [50, 0, 21, 2, 1]
+
+
+def test_what_will_be_left_is_known_before_an_image_is_read(folder):
+    data = open_prepared(folder["raw"], in_memory=False)
+    for amount in (0, 0.1, 14, 71):
+        assert left(data.classes, amount, "x") == list(split(data, amount)[0].classes)
+    with pytest.raises(UserError, match="cannot be held out"):
+        left(data.classes, 72, "x")
 
 
 def test_what_is_held_out_does_not_depend_on_how_much(folder):

@@ -18,6 +18,7 @@ from gansmith.cli.sample import parse_classes, parse_seeds, parse_thresholds
 from gansmith.errors import UserError
 from gansmith.models.biggan import Generator
 from gansmith.sampling import sampler
+from gansmith.training import checkpoint
 from gansmith.weights import snapshot
 
 Run = Callable[..., tuple[int, str, str]]
@@ -264,6 +265,29 @@ def test_info_counts_classes_without_names(
     assert re.search(r"^classes +1,000 classes without names$", out, re.MULTILINE)
     snapshot.save(file, G, info=describe(1000, classes=[{"id": 3, "name": "cat", "count": 5}]))
     assert "1 and 999 classes without names" in gansmith("info", file)[1]
+
+
+def test_info_names_a_damaged_checkpoint(gansmith: Run, run_folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    (run / "config.yaml").write_text("train:\n  duration: 3000\n")
+    record = {"images_seen": 3000, "data": {"images": 10}}
+    for name, images in (("000000002000", 2000), ("000000003000", 3000)):
+        record |= {"images_seen": images}
+        checkpoint.save(run / "checkpoints", {"networks": {}}, record, lambda file: file.touch())
+        assert (run / "checkpoints" / name / "manifest.json").exists()
+    assert "3,000 of 3,000 images, finished" in gansmith("info", run)[1]
+    (run / "checkpoints/000000003000/networks.safetensors").write_bytes(b"")
+    code, out, _ = gansmith("info", run)
+    assert code == 0
+    assert re.search(
+        r"^DAMAGED +checkpoint 000000003000: networks.safetensors has 0 bytes", out, re.MULTILINE
+    )
+    assert re.search(r"^progress +2,000 of 3,000 images, unfinished", out, re.MULTILINE)
+
+
+def test_python_speaks_of_no_flag(run_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"^classes: 'cta' is neither a class name nor an id below 6"):
+        sampler.load(run_folder).class_ids(["cta"])
 
 
 def test_info_of_a_new_run(gansmith: Run, tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, damage,
     assert newest.name in warnings[0]
 
 
+def test_sizes_alone_find_what_is_cut_or_gone(tmp_path):
+    path = save(tmp_path, 10)
+    data = bytearray((path / "networks.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "networks.safetensors").write_bytes(data)
+    assert checkpoint.problem(path, hashes=False) is None
+    (path / "networks.safetensors").write_bytes(b"")
+    assert "networks.safetensors has 0 bytes instead of" in checkpoint.problem(path, hashes=False)
+
+
 def test_damaged_checkpoints_alone_are_an_error_not_a_fresh_start(tmp_path):
     (save(tmp_path, 10) / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="no checkpoint of this run is whole"):

@@ -172,6 +172,8 @@ def test_what_best_points_to_is_kept(tiny):
         ({"train.micro_batch": 3}, {}, "possible: 4, 8, or auto"),
         ({"optim.lr": 1}, {}, "did you mean optim.lr_g"),
         ({"model.resolution": 100}, {}, "choose 32, 64, 128"),
+        ({"data.hold_out": 1.5}, {}, "data.hold_out: write a share below 1, such as 0.05, or a whole number"),
+        ({"watch.data": "no/such/set"}, {"dry_run": True}, "no/such/set"),
         ({"loss.objective": "hinje"}, {}, "module:function"),
         ({}, {"preset": "cifar"}, "did you mean cifar10"),
         ({}, {"data": "no/such/folder"}, "no/such/folder"),

@@ -6,9 +6,12 @@ import resource
 
 import pytest
 import torch
+import yaml
 
+from gansmith import config as configuration
 from gansmith.errors import UserError
 from gansmith.training import checkpoint
+from gansmith.training.resuming import Recipe, recipe
 from gansmith.training.run import train
 from gansmith.weights import snapshot
 
@@ -28,6 +31,39 @@ def test_two_runs_do_not_share_a_checkpoint_folder(tiny, tmp_path):
     with pytest.raises(UserError, match="holds the checkpoints of another run"):
         tiny("two", SHORT, checkpoint_dir=tmp_path / "disk")
     assert not (tmp_path / "two").exists()
+    (tmp_path / "three").mkdir()
+    for _ in range(2):  # what was refused once is not taken for its own the next time
+        with pytest.raises(UserError, match="holds the checkpoints of another run"):
+            tiny("three", SHORT, checkpoint_dir=tmp_path / "disk")
+
+
+@pytest.mark.parametrize("left", [None, 0, 300, 0.5])
+def test_a_lost_or_cut_description_is_taken_from_the_newest_checkpoint(tiny, capsys, left):
+    run = tiny("run", SHORT)
+    file = run / "config.yaml"
+    before = file.read_text()
+    if left is None:
+        file.unlink()
+    else:
+        os.truncate(file, int(left * len(before.encode())) if isinstance(left, float) else left)
+    capsys.readouterr()
+    train(out=run, settings={"train.duration": 32})
+    said = capsys.readouterr()
+    assert "config.yaml is missing or damaged; " in said.err
+    assert "settings are taken from checkpoint 000000000016 instead" in said.err
+    assert "going on at 16 images" in said.out
+
+    def settings(text):
+        return configuration.flat(configuration.Config.model_validate(yaml.safe_load(text)))
+
+    assert settings(file.read_text()) == settings(before) | {"train.duration": 32}
+
+
+def test_a_whole_description_is_believed(tmp_path):
+    (tmp_path / "config.yaml").write_text("preset: digits\ntrain:\n  batch: 32\n")
+    known = recipe(tmp_path)
+    assert (known.file, known.missing, known.note) == (tmp_path / "config.yaml", {}, None)
+    assert recipe(tmp_path / "nothing") == Recipe()
 
 
 def test_moving_the_checkpoint_folder_is_explained(tiny, tmp_path):

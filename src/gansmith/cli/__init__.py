@@ -48,7 +48,9 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(gansmith.__version__, prog_name="gansmith")
 def gansmith_command() -> None:
-    """Train, sample and inspect large class-conditional GANs (BigGAN, BigGAN-deep)."""
+    """Train, sample, score and convert GANs, with classes or without: BigGAN and BigGAN-deep, and beside them
+    DCGAN, SNGAN, SAGAN and WGAN-GP.
+    """
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ Row = tuple[str, str]
 def info(path: Path) -> None:
     """Show what PATH holds: a run, a snapshot, a checkpoint or a prepared data set.
 
-    The newest snapshot's weights are read too: a damaged one ends with exit code 2.
+    The newest snapshot's weights are read too: a damaged one ends with exit code 2. Damaged checkpoints of a
+    run are named.
     """
     is_data = (path / "dataset.json").is_file()
     with plain_warnings():
@@ -90,9 +91,15 @@ def _network(path: Path) -> Iterator[Row]:
 
 
 def _progress(path: Path, checkpoints: list[Path]) -> Iterator[Row]:
-    """How far the newest checkpoint is, and whether that is the end: what a launch script asks."""
+    """How far the newest checkpoint is that is not damaged, and whether that is the end: what a launch script
+    asks. Of the damaged ones sizes tell.
+    """
     from gansmith import config as configuration
+    from gansmith.training.checkpoint import problem
 
+    while checkpoints and (wrong := problem(checkpoints[-1], hashes=False)):
+        yield "DAMAGED", f"checkpoint {checkpoints[-1].name}: {wrong}; training will not go on from it"
+        checkpoints = checkpoints[:-1]
     file = checkpoints[-1] / "state.json" if checkpoints else path
     if not file.is_file() or not (path / "config.yaml").is_file():
         return

@@ -70,6 +70,11 @@ def load(
     return config, origins
 
 
+def given(file: Path) -> dict[str, Any]:
+    """Dotted path → value of what a file says, unchecked. Raises UserError for one that is not readable."""
+    return _flatten(_read_yaml(file))
+
+
 def unknown_key(path: str) -> str:
     """`optim.lr` is unknown (did you mean optim.lr_g?), to be followed by a full stop."""
     known = list(fields())
@@ -169,6 +174,8 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in values.items():
         path = f"{prefix}{name}"
+        if value is None and any(field.startswith(f"{path}.") for field in known):
+            continue  # a section without a field
         if isinstance(value, dict) and path not in known:
             result |= _flatten(value, f"{path}.")
         else:

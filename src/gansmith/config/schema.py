@@ -40,6 +40,13 @@ class DataConfig(Section):
     in_memory: Literal["auto"] | bool = free("auto", "keep the set in memory; auto: if it fits in half of it")
     workers: Literal["auto"] | int = free("auto", "reading threads per process")
 
+    @field_validator("hold_out")
+    @classmethod
+    def _share_or_number(cls, value: float) -> float:
+        if value > 1 and not value.is_integer():
+            raise ValueError("write a share below 1, such as 0.05, or a whole number of images")
+        return value
+
 
 class ModelConfig(Section):
     family: Literal["biggan", "biggan-deep", "dcgan", "sngan", "sagan", "wgan-gp"] = identity(

@@ -4,8 +4,13 @@ The choice depends on nothing but the data set, so that runs with other seeds, a
 another's weights, hold out the same images. Must not know training.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
+from gansmith.data.manifest import ClassInfo
 from gansmith.data.order import scrambled
 from gansmith.data.shards import Dataset
 from gansmith.errors import UserError
@@ -24,15 +29,31 @@ def split(dataset: Dataset, amount: float) -> tuple[Dataset, Dataset | None]:
     """
     if not amount:
         return dataset, None
-    num, most = count(amount, len(dataset)), int((np.bincount(dataset.labels) // 2).sum())
+    held = chosen(dataset.labels, amount, dataset.path)
+    return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+
+
+def left(classes: Sequence[ClassInfo], amount: float, path: str | Path) -> list[ClassInfo]:
+    """The classes with the images that are left to train on, before any is read. Raises as `split` does."""
+    if not amount:
+        return list(classes)
+    labels = np.repeat([info.id for info in classes], [info.count for info in classes])
+    counts = np.bincount(labels[~chosen(labels, amount, path)], minlength=len(classes))
+    return [replace(info, count=int(counts[info.id])) for info in classes]
+
+
+def chosen(labels: np.ndarray, amount: float, path: str | Path) -> np.ndarray:
+    """Which images are held out: bool (N,), of labels int (N,). path: of the set, for the message of what
+    `split` refuses."""
+    num, most = count(amount, len(labels)), int((np.bincount(labels) // 2).sum())
     if not 0 < num <= most:
         raise UserError(
-            f"data.hold_out {amount:g}: {num:,} of the {len(dataset):,} images of {dataset.path} cannot be "
+            f"data.hold_out {amount:g}: {num:,} of the {len(labels):,} images of {path} cannot be "
             f"held out; 1 to {most:,} can (half of every class), as a number or a share such as 0.05."
         )
-    chosen = np.zeros(len(dataset), bool)
-    chosen[_spread(dataset.labels)[:num]] = True
-    return dataset.subset(np.flatnonzero(~chosen)), dataset.subset(np.flatnonzero(chosen))
+    held = np.zeros(len(labels), bool)
+    held[_spread(labels)[:num]] = True
+    return held
 
 
 def _spread(labels: np.ndarray) -> np.ndarray:

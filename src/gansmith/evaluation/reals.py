@@ -4,11 +4,12 @@ Must not know features or scores.
 """
 
 import os
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 from gansmith.data import holding, open_dataset
+from gansmith.data.ensure import expect_dataset
 from gansmith.data.shards import Dataset, is_prepared, open_prepared
 from gansmith.errors import TooFewClasses, UserError
 from gansmith.evaluation.targets import NetworkTarget, Target
@@ -63,6 +64,16 @@ def open_at(
             return open_dataset(
                 data, resolution=height, channels=channels, **options | {"unconditional": True}
             )
+
+
+def expect_at(data: str, shape: tuple[int, int, int], whose: str, options: dict[str, Any]) -> None:
+    """Raises UserError where `open_at` would, up to decoding an image; writes nothing. For squares."""
+    channels, height, _ = shape
+    if "://" in data or is_prepared(data):
+        _check_shape(open_prepared(data, in_memory=False), shape, whose)
+        return
+    with suppress(TooFewClasses):  # which `open_at` takes without labels
+        expect_dataset(data, resolution=height, channels=channels, **options)
 
 
 def _as_trained(config: dict[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def peek(config: Config) -> DataSummary:
     if isinstance(found, Dataset):
         return summarise(holding.split(found, config.data.hold_out)[0])
     where = f"{found.source} ({found.kind}, still to be prepared at {found.resolution[0]} px)"
-    return DataSummary(len(found) - holding.count(config.data.hold_out, len(found)), found.classes, where)
+    classes = holding.left(found.classes, config.data.hold_out, found.source)
+    return DataSummary(sum(info.count for info in classes), classes, where)
 
 
 def check_data(config: Config, data: DataSummary) -> None:

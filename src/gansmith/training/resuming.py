@@ -1,7 +1,8 @@
 """Going on: from which checkpoint, with which changes, at which place of the data; or refusing to."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,61 @@ class Saved:
         """The group the run has, unless `bn.group` is what was changed."""
         changed = any(path == "bn.group" for path, _, _ in self.changes)
         return None if changed else self.record["resolved"]["bn_group"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run's folder says of the run's settings.
+
+    file: its config.yaml, None where there is none that is whole. missing: path → value of what is not in it
+    but in the record of the newest checkpoint, whose name is `origin`; the preset apart.
+    """
+
+    file: Path | None = None
+    data: str | None = None
+    preset: str | None = None
+    missing: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+    @property
+    def note(self) -> str | None:
+        """What is to be said of a damaged file."""
+        if not self.missing:
+            return None
+        return (
+            f"config.yaml is missing or damaged; {len(self.missing)} settings are taken from checkpoint "
+            f"{self.origin} instead"
+        )
+
+
+def recipe(out: Path) -> Recipe:
+    """The settings of the run in `out`, by its config.yaml; where that is missing or cut short, by the newest
+    checkpoint, whose state.json holds them all.
+    """
+    file = out / "config.yaml"
+    try:
+        said = configuration.given(file) if file.exists() else {}
+        whole = bool(said) and file.read_bytes().endswith(b"\n")
+    except UserError:
+        said, whole = {}, False
+    origin, trained = _settings_of_newest(out / "checkpoints")
+    missing = {path: value for path, value in trained.items() if path not in said}
+    if missing and not whole:  # its last line may be half a number
+        said, missing = {}, dict(trained)
+    preset, data = missing.pop("preset", None), (missing | said).get("data.path")
+    usable = said or (file.exists() and not trained)  # a broken file alone is told by whoever loads it
+    return Recipe(file if usable else None, data, preset, missing, origin)
+
+
+def _settings_of_newest(folder: Path) -> tuple[str, dict[str, Any]]:
+    """(Name, settings by dotted path) of the newest checkpoint that tells them."""
+    for path in reversed(checkpoints.listed(folder)):
+        try:
+            values = json.loads((path / "state.json").read_text())["config"]
+        except (OSError, ValueError, KeyError):
+            continue
+        return path.name, {name: values[name] for name in configuration.fields() if name in values}
+    return "", {}
 
 
 def find(

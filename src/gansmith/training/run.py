@@ -68,7 +68,7 @@ def train(
     differ on resume. profile: so many steps are timed, part by part. Raises UserError (nothing was written),
     Stopped (resumable: asked to, or its end could not be saved) or Diverged.
     """
-    config, origins, where = _settled(data, preset, out, config_file, settings)
+    config, origins, where, note = _settled(data, preset, out, config_file, settings)
     with ExitStack() as stack:
         # Rank 0 may compute features of many reals while the others wait.
         patience = TIMEOUT if config.eval.every is None else timedelta(days=1)
@@ -85,6 +85,8 @@ def train(
         if not dry_run:
             stack.enter_context(rundir.owned(where, Path(checkpoint_dir) if checkpoint_dir else None, world))
         log = RunLog(None if dry_run else where, world, config.log.tensorboard)
+        if note:
+            log.warn(note)
         folder = where / "checkpoints" if where.exists() else Path(checkpoint_dir or where / "checkpoints")
         session = _Session(
             config, origins, where, folder, world, chosen, log, scores, alone, allow_change, stop_after
@@ -139,6 +141,7 @@ def _go_on(session: _Session, dry_run: bool, profile: int | None) -> Path:
             initial.check(source, config, found)
         announce.everything(log, plan, found)
         epoch = found.num_images
+        watching.expect_other_images(config)
         for note in guarding.notes(config, _cadences(config, epoch), images(config.train.duration, epoch)):
             log.say(note)
         if source:
@@ -174,8 +177,10 @@ def _settled(
     out: str | Path | None,
     config_file: str | Path | None,
     settings: Mapping[str, Any] | None,
-) -> tuple[Config, dict[str, str], Path]:
-    """The merged settings with their origins, and the run's folder; a run knows its own recipe and data."""
+) -> tuple[Config, dict[str, str], Path, str | None]:
+    """The merged settings with their origins, the run's folder, and what is to be said of them; a run knows
+    its own recipe and data.
+    """
     overrides = dict(settings or {})
     if data is not None:
         # Absolute, so that the run's folder can be gone on with from anywhere.
@@ -183,18 +188,19 @@ def _settled(
     for name in ("eval.data", "watch.data", "init.source"):
         if (other := overrides.get(name)) is not None and Path(other).exists():
             overrides[name] = str(Path(other).resolve())
-    own = Path(out) / "config.yaml" if out is not None else None
-    if config_file is None and preset is None and own is not None and own.exists():
-        config_file = own  # gansmith train --out RUN: the run knows its own recipe
-    config, origins = configuration.load(preset, Path(config_file) if config_file else None, overrides)
-    if config.data.path is None and own is not None and own.exists():  # nor does it forget its data
-        overrides["data.path"] = configuration.load(file=own)[0].data.path
-        config, origins = configuration.load(preset, Path(config_file) if config_file else None, overrides)
+    own = resuming.recipe(Path(out)) if out is not None else resuming.Recipe()
+    note, file = None, Path(config_file) if config_file else None
+    if file is None and preset is None:  # gansmith train --out RUN: the run knows its own recipe
+        note, file, preset, overrides = own.note, own.file, own.preset, own.missing | overrides
+    config, origins = configuration.load(preset, file, overrides)
+    if config.data.path is None and own.data is not None:  # nor does it forget its data
+        overrides["data.path"] = own.data
+        config, origins = configuration.load(preset, file, overrides)
     if config.data.path is None:
         nothing = f"--out {out} holds no run to go on with, and " if out is not None else ""
         raise UserError(f"{nothing}--data is missing: give a folder of images, a zip, … or builtin:digits.")
     where = Path(out) if out is not None else Path("runs") / f"{config.preset or 'run'}-{_stem(config)}"
-    return config, origins, where
+    return config, origins, where, note
 
 
 def _ready(

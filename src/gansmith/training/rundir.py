@@ -50,6 +50,7 @@ def _take(out: Path, checkpoint_dir: Path | None, locks: ExitStack) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _lock(out, "--out", locks)
     folder = out / "checkpoints"
+    known = folder.exists()
     if checkpoint_dir is None:
         if folder.is_symlink() and not folder.exists():
             raise UserError(f"{folder} leads to {folder.readlink()}, which is not there; mount that disk.")
@@ -58,9 +59,11 @@ def _take(out: Path, checkpoint_dir: Path | None, locks: ExitStack) -> None:
         _link(folder, checkpoint_dir)
     if folder.is_symlink():
         _lock(folder, "--checkpoint-dir", locks)
-    if checkpoints.listed(folder) and not (out / "config.yaml").exists():
+    if checkpoints.listed(folder) and not known and not (out / "config.yaml").exists():
+        other = folder.resolve()
+        folder.unlink()
         raise UserError(
-            f"{folder.resolve()} holds the checkpoints of another run, and --out {out} is new; give a new "
+            f"{other} holds the checkpoints of another run, and --out {out} is new; give a new "
             "--checkpoint-dir, or the other run's --out."
         )
     for place in (folder, out / "snapshots", out / "samples", out):

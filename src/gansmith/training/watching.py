@@ -80,10 +80,20 @@ def other_images(config: Config, world: World) -> Dataset | None:
     """The set that `watch.data` names, opened as the run's images are. Raises UserError if it cannot be."""
     if config.watch.data is None:
         return None
+    return reals.open_at(config.watch.data, *_as_the_runs(config), aloud=world.is_main)
+
+
+def expect_other_images(config: Config) -> None:
+    """Raises UserError where `other_images` would, up to decoding an image; writes nothing."""
+    if config.watch.data is not None:
+        reals.expect_at(config.watch.data, *_as_the_runs(config))
+
+
+def _as_the_runs(config: Config) -> tuple[tuple[int, int, int], str, dict[str, Any]]:
+    """How `reals` opens images as those of the run: their shape, whose it is, and options."""
     model = config.model
-    shape = (model.channels, model.resolution, model.resolution)
     options = {"unconditional": not announce.uses_labels(config)}
-    return reals.open_at(config.watch.data, shape, "the run", options, aloud=world.is_main)
+    return (model.channels, model.resolution, model.resolution), "the run", options
 
 
 @torch.no_grad()
