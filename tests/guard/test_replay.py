@@ -118,6 +118,8 @@ def test_evaluations_of_a_run_vote_by_their_first_frechet_distance(tmp_path: Pat
             (),
             "guard looks at; it has skipped_steps, step",
         ),
+        ("itr,loss_d\n", (), "has no rows"),
+        ("itr,comment\n1,fine\n", ("--map", "comment=loss_d"), "column comment of .* holds no numbers"),
         ("itr,d_held_out\n1,2\n", (), "has no column that the guard looks at"),
         ("itr,loss_d\n1,n/a\n", (), "has no column that the guard looks at"),
         ("itr,d_loss,loss_d\n1,2,3\n", (), "columns d_loss and loss_d are both loss_d.*--map d_loss=loss_d"),
@@ -141,8 +143,27 @@ def test_what_cannot_be_replayed_gets_one_clear_message(
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         replay(tmp_path / "nothing.csv")
-    with pytest.raises(UserError, match=r"is a folder; give its metrics\.jsonl"):
+    with pytest.raises(UserError, match=r"is a folder without a metrics\.jsonl"):
         replay(tmp_path)
+
+
+def test_a_runs_folder_stands_for_its_log(collapsed: Path) -> None:
+    assert as_json(collapsed.parent) == as_json(collapsed)
+
+
+def test_silence_about_a_short_log_is_told_from_silence_about_a_long_one(tmp_path: Path) -> None:
+    rows = logs.rows(until=0.4)
+    assert "nothing; but 7 rows are few" in replay(write(tmp_path / "short.jsonl", rows[:7]))
+    assert replay(write(tmp_path / "long.jsonl", rows)).endswith("would have said nothing\n")
+    scores = [{"itr": at, "FID": 9.0 - at / 9} for at in range(7)]
+    assert replay(write(tmp_path / "scores.jsonl", scores)).endswith("would have said nothing\n")
+
+
+def test_a_duration_may_end_within_the_last_step_only(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("itr,loss_d\n" + "".join(f"{n},1\n" for n in range(300)))
+    assert as_json(tmp_path / "log.csv", "--duration", "298")["end"] == "ok"
+    with pytest.raises(UserError, match="--duration 100: the log goes on to itr 299"):
+        replay(tmp_path / "log.csv", "--duration", "100")
 
 
 def test_text_where_a_number_belongs_is_missing_and_numbers_that_are_none_are_not(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def guard() -> None:
 def replay(file: Path, maps: tuple[str, ...], duration: str | None, as_json: bool) -> None:
     """Say what the guard would have said about the run that FILE is the log of, and when.
 
-    FILE is a run's metrics.jsonl, JSON lines of another program, or CSV. Missing columns are missing votes.
+    FILE is a run's folder or its metrics.jsonl, JSON lines of another program, or CSV. Missing columns are
+    missing votes.
     """
     mapping = {}
     for text in maps:
@@ -46,7 +47,14 @@ def replay(file: Path, maps: tuple[str, ...], duration: str | None, as_json: boo
             raise UserError(f"--map {text!r}: write COLUMN=SIGNAL, e.g. --map Discriminator=loss_d.")
         mapping[column] = signal
     table = tables.read(file, mapping)
-    replayed = played(table, _length(duration))
+    length = _length(duration)
+    # The last step of a run may end a little beyond it.
+    if length is not None and len(beyond := {at for at, *_ in table.rows if at > length}) > 1:
+        raise UserError(
+            f"--duration {duration}: the log goes on to {table.unit} {max(beyond):,.0f}; give the length of "
+            "the whole run in that unit, or leave it out."
+        )
+    replayed = played(table, length)
     if as_json:
         click.echo(json.dumps(_as_json(table, replayed)))
     else:
@@ -86,9 +94,19 @@ def _lines(file: Path, table: tables.Table, replayed: Replayed) -> Iterator[str]
     yield ""
     worst = max((v.state for v in replayed.changes), key=("ok", "suspect", "collapsed").index, default="ok")
     if worst == "ok":
-        yield "the guard would have said nothing"
+        yield f"the guard would have said nothing{_too_few(table)}"
     else:
         yield f"at the end: {replayed.last.state}"
+
+
+def _too_few(table: tables.Table) -> str:
+    """What keeps silence from meaning much. Scores tell by themselves, however few."""
+    rows = sum(1 for _, row, _ in table.rows if row)
+    if not 0 < rows < tables.FEWEST_ROWS:
+        return ""
+    return (
+        f"; but {rows} row{'' if rows == 1 else 's'} are few to judge by, {tables.FEWEST_ROWS} or more tell"
+    )
 
 
 def _told(verdict: Verdict) -> Iterator[str]:

@@ -32,6 +32,7 @@ OTHER_NAMES = {
 OPENS = ("start", "resume", "rollback")
 SILENT = {"step", "skipped", "d_held_out"}  # tell something only beside others …
 COUNTED = {"step", "skipped"}  # … as these two do together
+FEWEST_ROWS = 40  # of a whole run, for a collapse to be seen in time
 MOST_LOST, FEWEST_LOST = 0.2, 3  # share and number of rows that may begin anew with nothing saying so
 
 
@@ -57,11 +58,11 @@ class Table:
 
 
 def read(path: Path, mapping: Mapping[str, str]) -> Table:
-    """Reads a log. mapping: column → signal, `position`, or sigma0/LAYER.
+    """Reads a log, or that of a run's folder. mapping: column → signal, `position`, or sigma0/LAYER.
 
     Text where a number belongs counts as missing; NaN and infinity are what they are. Raises UserError for a
-    file that is not there or is none, has no column that means anything here or two that mean the same, or
-    rows out of order.
+    file that is not there or is none, has no rows, no column that means anything here or two that mean the
+    same, a mapped column without numbers, or rows out of order.
     """
     wrong = [f"{column}={signal}" for column, signal in mapping.items() if not _is_known(signal)]
     if wrong:
@@ -70,12 +71,18 @@ def read(path: Path, mapping: Mapping[str, str]) -> Table:
             f"{LAYER}LAYER."
         )
     objects = _objects(path)
+    if not any(objects):
+        raise UserError(f"{path} has no rows, only the names of columns; give the log of a run that trained.")
     twice = [signal for signal in mapping.values() if list(mapping.values()).count(signal) > 1]
     if twice:
         raise UserError(f"--map …={twice[0]}: two columns cannot be one signal; leave one out.")
     columns = {name for each in objects for name in each}
     if absent := [column for column in mapping if column not in columns]:
         raise UserError(f"--map {absent[0]}=…: {path} has no such column; it has {_listed(columns)}.")
+    for column, signal in mapping.items():
+        # σ0 of all layers is a table of numbers.
+        if signal != "sigma0" and not any(is_number(each.get(column)) for each in objects):
+            raise UserError(f"--map {column}={signal}: the column {column} of {path} holds no numbers.")
     ours = any(each.get("type") == "status" for each in objects)
     table = _of_ours(objects, mapping) if ours else _of_others(path, objects, columns, mapping)
     if table.signals <= SILENT and not table.signals >= COUNTED:
@@ -109,10 +116,10 @@ def _is_known(signal: str) -> bool:
 
 def _objects(path: Path) -> list[dict[str, Any]]:
     """The file's rows as they are."""
+    if path.is_dir() and not (path := path / "metrics.jsonl").exists():
+        raise UserError(f"{path.parent} is a folder without a metrics.jsonl; give a log, or a run's folder.")
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; give its metrics.jsonl.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); give a log.") from None
     except UnicodeDecodeError:

@@ -14,6 +14,7 @@ from gansmith.evaluation import best
 from gansmith.evaluation.protocol import Result
 from gansmith.guard import tables
 from gansmith.guard.detector import Detector, Verdict
+from gansmith.guard.tables import FEWEST_ROWS
 from gansmith.training import checkpoint as checkpoints
 from gansmith.training import lineage as lineages
 from gansmith.training import resuming
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from gansmith.training.loop import Run
     from gansmith.training.state import State
 
-FEWEST_ROWS, FEWEST_CHECKPOINTS = 40, 5  # of a run, for the guard to see it in time and to go back a little
+FEWEST_CHECKPOINTS = 5  # of a run, for the guard to go back a little
 
 
 class WentBack(Exception):
