@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py --out runs/growth
     python benchmarks/growth.py --out runs/growth-cifar --data cifar10-32 --preset cifar10 --seeds 0 \
-        --batch 32 --images 30000 --every 6000 --features effnet-lite0 --num 2000 --set model.ch=16 \
+        --batch 32 --images 24000 --every 6000 --features effnet-lite0 --num 2000 --set model.ch=16 \
         optim.d_steps=2 ema.half_life=5000 ema.start=0 eval.data=cifar10-test
 
 Per seed four runs of one recipe: a small batch, one `--factor` times as large, one that grows from the first

@@ -65,6 +65,28 @@ def test_d_that_tells_nothing_any_more_is_called_dead() -> None:
     assert (last.state, last.kind) == ("collapsed", "dead D")
 
 
+def test_d_that_was_dead_before_anything_was_usual_is_found_too() -> None:
+    def never_lived(at: float, row: dict[str, Any]) -> None:
+        if at > 0.02:
+            row |= {"loss_d": 2.0, "d_real": -0.0951, "d_fake": -0.09511}
+            row |= {"gradient_norm_g": 1e-3, "gradient_norm_d": 2e-3}
+
+    (found,) = watched(logs.rows(never_lived, until=0.05))
+    assert (found.state, found.kind) == ("collapsed", "dead D")
+    assert found.position / logs.DURATION < 0.03
+    assert "neither network has a gradient" in found.describe()
+
+
+@pytest.mark.parametrize("lives", ["gradient_norm_g", "gradient_norm_d", "d_fake"])
+def test_d_is_not_dead_while_anything_moves(lives: str) -> None:
+    def nearly(at: float, row: dict[str, Any]) -> None:
+        was = row[lives]
+        row |= {"d_real": -0.0951, "d_fake": -0.09511, "gradient_norm_g": 1e-3, "gradient_norm_d": 2e-3}
+        row[lives] = was
+
+    assert watched(logs.rows(nearly, until=0.09)) == []
+
+
 def test_gradient_of_ten_times_its_size_is_diverging() -> None:
     def explodes(at: float, row: dict[str, Any]) -> None:
         row["gradient_norm_g"] *= 30 if at > 0.5 else 1

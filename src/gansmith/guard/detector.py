@@ -20,12 +20,13 @@ BIN = 1 / 200  # of the positions since the first row; at least one row
 RECENT = 3  # bins whose median is what a signal is now
 WINDOW = 1 / 2  # of the positions since the first row: what it was
 LEAST = 8  # bins to know what was
-WARM_UP = 0.1  # of the duration, before which only broken numbers count
+WARM_UP = 0.1  # of the duration, before which only broken numbers and a dead D count
 SUSPECT, GRAVE, COLLAPSED = 2, 3, 4  # weights of votes together
 LASTING = 6  # bins: what is grave for so long is a collapse
 ABSORBED = 0.15, 24  # of the positions so far, and bins: a light suspicion this long is how things are now
 LOW_LOSS = 0.05  # of D: it has won
-BROKEN_ROWS = 3  # in a row without a finite gradient
+BROKEN_ROWS = 3  # in a row without a finite gradient, or with nothing left to learn from
+NOTHING = 1e-3  # of the largest gradient there was; of D's outputs
 SCORE_SUSPECT, SCORE_COLLAPSED = 1.3, 2.0  # times the best
 
 
@@ -90,6 +91,9 @@ class Detector:
     broken: int = 0  # rows in a row without a finite gradient
     counted: dict[str, float] = field(default_factory=dict)  # of the newest row
     broken_since: float | None = None
+    largest: dict[str, float] = field(default_factory=dict)  # gradients that there were
+    lifeless: int = 0  # rows in a row without any gradient to speak of
+    lifeless_since: float = 0.0
     votes: dict[str, Vote] = field(default_factory=dict)
     since: float | None = None
     bins_suspect: int = 0  # in a row
@@ -105,6 +109,7 @@ class Detector:
         found = signals.of_row(row)
         self._begin(position)
         self._note_broken(position, found)
+        self._note_lifeless(position, found)
         counted: dict[str, float] = {n: found.pop(n) for n in ("skipped", "step") if n in found}
         found |= signals.per_step(self.counted, counted)
         self.counted = counted
@@ -185,6 +190,28 @@ class Detector:
             self._vote(Vote("finite", "falls", says, COLLAPSED, "finite", None, None, None, since))
         else:
             self.votes.pop("finite falls", None)
+
+    def _note_lifeless(self, position: float, found: Mapping[str, float]) -> None:
+        """Counts rows in which D says the same of everything and neither network has a gradient: it needs no
+        memory of better days to be seen, so a D that died at once is found too."""
+        norms = {name: found[name] for name in signals.GRADIENTS if found.get(name, math.nan) >= 0}
+        self.largest |= {name: max(norm, self.largest.get(name, 0.0)) for name, norm in norms.items()}
+        said = max(abs(found.get(name, math.nan)) for name in ("d_real", "d_fake"))
+        lifeless = (
+            len(norms) == len(signals.GRADIENTS)
+            and all(norm <= NOTHING * self.largest[name] for name, norm in norms.items())
+            and abs(found.get("gap", math.nan)) <= NOTHING * said
+        )
+        if self.lifeless == 0:
+            self.lifeless_since = self.bins[-1].position if self.bins else position
+        self.lifeless = self.lifeless + 1 if lifeless else 0
+        if self.lifeless >= BROKEN_ROWS:
+            says = "D says the same of everything, and neither network has a gradient"
+            self._vote(
+                Vote("lifeless", "falls", says, COLLAPSED, "life", None, None, None, self.lifeless_since)
+            )
+        else:
+            self.votes.pop("lifeless falls", None)
 
     def _close(self, position: float) -> None:
         """Makes the open rows a bin, and lets every rule look at it."""
@@ -318,6 +345,8 @@ def kind_of(votes: tuple[Vote, ...]) -> str:
         *((name, "rises") for name in signals.GRADIENTS),
     }:
         return "diverged"
+    if ("lifeless", "falls") in said:
+        return "dead D"
     dying = [vote for vote in votes if vote.signal in signals.GRADIENTS]
     if any(vote.weight == COLLAPSED for vote in dying):
         return "vanishing"
