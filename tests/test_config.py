@@ -244,3 +244,8 @@ def test_what_may_change_at_a_restart_is_free_and_what_a_run_is_is_not() -> None
         "data.flip",
     ):
         assert kinds[path] == "identity", path
+
+
+def test_yaml_reads_a_bare_off_as_false_and_the_guard_takes_it():
+    overrides = parse_overrides(("guard.policy=off",))
+    assert configuration.load(overrides=overrides)[0].guard.policy == "off"

@@ -271,3 +271,8 @@ class GuardConfig(Section):
         None, "penalty.r1 that a run has after going back, if it has a weaker one or none", ge=0
     )
     lr_factor: float = free(0.5, "learning rates are multiplied by this at each going back", gt=0, le=1)
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
