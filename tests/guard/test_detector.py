@@ -87,6 +87,15 @@ def test_d_is_not_dead_while_anything_moves(lives: str) -> None:
     assert watched(logs.rows(nearly, until=0.09)) == []
 
 
+def test_a_critic_far_from_zero_after_a_spike_is_not_dead() -> None:
+    def wanders(at: float, row: dict[str, Any]) -> None:
+        row |= {"d_real": 3000.0, "d_fake": 2998.0, "gradient_norm_g": 0.5, "gradient_norm_d": 1.5}
+        if at < 0.003:
+            row |= {"d_fake": -3000.0, "gradient_norm_g": 2000.0, "gradient_norm_d": 5000.0}
+
+    assert watched(logs.rows(wanders, until=0.09)) == []
+
+
 def test_gradient_of_ten_times_its_size_is_diverging() -> None:
     def explodes(at: float, row: dict[str, Any]) -> None:
         row["gradient_norm_g"] *= 30 if at > 0.5 else 1

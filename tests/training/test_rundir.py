@@ -10,7 +10,8 @@ import yaml
 
 from gansmith import config as configuration
 from gansmith.errors import UserError
-from gansmith.training import checkpoint
+from gansmith.training import checkpoint, rundir
+from gansmith.training.distributed import World
 from gansmith.training.resuming import Recipe, recipe
 from gansmith.training.run import train
 from gansmith.weights import snapshot
@@ -35,6 +36,16 @@ def test_two_runs_do_not_share_a_checkpoint_folder(tiny, tmp_path):
     for _ in range(2):  # what was refused once is not taken for its own the next time
         with pytest.raises(UserError, match="holds the checkpoints of another run"):
             tiny("three", SHORT, checkpoint_dir=tmp_path / "disk")
+
+
+def test_a_checkpoint_folder_in_use_is_not_left_linked(tiny, tmp_path):
+    one = tiny("one", SHORT, checkpoint_dir=tmp_path / "disk")
+    with rundir.owned(one, None, World(0, 1, torch.device("cpu"))):
+        (tmp_path / "two").mkdir()
+        with pytest.raises(UserError, match="in use"):
+            tiny("two", SHORT, checkpoint_dir=tmp_path / "disk")
+    with pytest.raises(UserError, match="holds the checkpoints of another run"):
+        tiny("two", SHORT, checkpoint_dir=tmp_path / "disk")
 
 
 @pytest.mark.parametrize("left", [None, 0, 300, 0.5])

@@ -95,16 +95,18 @@ def _progress(path: Path, checkpoints: list[Path]) -> Iterator[Row]:
     asks. Of the damaged ones sizes tell.
     """
     from gansmith import config as configuration
+    from gansmith.training import resuming
     from gansmith.training.checkpoint import problem
 
     while checkpoints and (wrong := problem(checkpoints[-1], hashes=False)):
         yield "DAMAGED", f"checkpoint {checkpoints[-1].name}: {wrong}; training will not go on from it"
         checkpoints = checkpoints[:-1]
     file = checkpoints[-1] / "state.json" if checkpoints else path
-    if not file.is_file() or not (path / "config.yaml").is_file():
+    own = resuming.recipe(path)
+    if not file.is_file() or not (own.file or own.missing):
         return
     record = json.loads(file.read_text(encoding="utf-8"))
-    duration = configuration.load(file=path / "config.yaml")[0].train.duration
+    duration = configuration.load(own.preset, own.file, own.missing)[0].train.duration
     seen, goal = record["images_seen"], configuration.images(duration, record["data"]["images"] or 1 << 40)
     end = "finished" if seen >= goal else f"unfinished: gansmith train --out {path} goes on"
     yield "progress", f"{seen:,} of {goal:,} images, {end}"

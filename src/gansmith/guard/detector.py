@@ -26,7 +26,8 @@ LASTING = 6  # bins: what is grave for so long is a collapse
 ABSORBED = 0.15, 24  # of the positions so far, and bins: a light suspicion this long is how things are now
 LOW_LOSS = 0.05  # of D: it has won
 BROKEN_ROWS = 3  # in a row without a finite gradient, or with nothing left to learn from
-NOTHING = 1e-3  # of the largest gradient there was; of D's outputs
+FADED = 1e-2  # of the second largest that a gradient or D's gap ever was
+ALIKE = 1e-3  # of D's outputs: their gap
 SCORE_SUSPECT, SCORE_COLLAPSED = 1.3, 2.0  # times the best
 
 
@@ -91,7 +92,7 @@ class Detector:
     broken: int = 0  # rows in a row without a finite gradient
     counted: dict[str, float] = field(default_factory=dict)  # of the newest row
     broken_since: float | None = None
-    largest: dict[str, float] = field(default_factory=dict)  # gradients that there were
+    largest: dict[str, list[float]] = field(default_factory=dict)  # two, of gradients and D's gap
     lifeless: int = 0  # rows in a row without any gradient to speak of
     lifeless_since: float = 0.0
     votes: dict[str, Vote] = field(default_factory=dict)
@@ -193,14 +194,19 @@ class Detector:
 
     def _note_lifeless(self, position: float, found: Mapping[str, float]) -> None:
         """Counts rows in which D says the same of everything and neither network has a gradient: it needs no
-        memory of better days to be seen, so a D that died at once is found too."""
-        norms = {name: found[name] for name in signals.GRADIENTS if found.get(name, math.nan) >= 0}
-        self.largest |= {name: max(norm, self.largest.get(name, 0.0)) for name, norm in norms.items()}
+        memory of better days to be seen, so a D that died at once is found too. Sizes are held against the
+        second largest there were, so that no single spike makes all that follows look small.
+        """
+        sizes = {name: abs(found.get(name, math.nan)) for name in (*signals.GRADIENTS, "gap")}
+        known = {name: size for name, size in sizes.items() if size == size}
+        self.largest |= {
+            name: sorted([*self.largest.get(name, []), size])[-2:] for name, size in known.items()
+        }
         said = max(abs(found.get(name, math.nan)) for name in ("d_real", "d_fake"))
         lifeless = (
-            len(norms) == len(signals.GRADIENTS)
-            and all(norm <= NOTHING * self.largest[name] for name, norm in norms.items())
-            and abs(found.get("gap", math.nan)) <= NOTHING * said
+            len(known) == len(sizes)
+            and all(size <= FADED * self.largest[name][0] for name, size in known.items())
+            and known["gap"] <= ALIKE * said
         )
         if self.lifeless == 0:
             self.lifeless_since = self.bins[-1].position if self.bins else position

@@ -57,8 +57,8 @@ class Saved:
 class Recipe:
     """What a run's folder says of the run's settings.
 
-    file: its config.yaml, None where there is none that is whole. missing: path → value of what is not in it
-    but in the record of the newest checkpoint, whose name is `origin`; the preset apart.
+    file: its config.yaml, None where that is missing or cut short. missing: path → value then, from the
+    record of the newest checkpoint, whose name is `origin`; the preset apart.
     """
 
     file: Path | None = None
@@ -88,23 +88,26 @@ def recipe(out: Path) -> Recipe:
         whole = bool(said) and file.read_bytes().endswith(b"\n")
     except UserError:
         said, whole = {}, False
+    if whole:
+        return Recipe(file, said.get("data.path"))
     origin, trained = _settings_of_newest(out / "checkpoints")
-    missing = {path: value for path, value in trained.items() if path not in said}
-    if missing and not whole:  # its last line may be half a number
-        said, missing = {}, dict(trained)
-    preset, data = missing.pop("preset", None), (missing | said).get("data.path")
-    usable = said or (file.exists() and not trained)  # a broken file alone is told by whoever loads it
-    return Recipe(file if usable else None, data, preset, missing, origin)
+    if not trained:  # a broken file alone is told by whoever loads it
+        return Recipe(file if file.exists() else None)
+    return Recipe(None, trained.get("data.path"), trained.pop("preset", None), trained, origin)
 
 
 def _settings_of_newest(folder: Path) -> tuple[str, dict[str, Any]]:
     """(Name, settings by dotted path) of the newest checkpoint that tells them."""
-    for path in reversed(checkpoints.listed(folder)):
+    try:
+        newest_first = reversed(checkpoints.listed(folder))
+    except OSError:  # told by whoever goes on from them
+        return "", {}
+    for path in newest_first:
         try:
             values = json.loads((path / "state.json").read_text())["config"]
-        except (OSError, ValueError, KeyError):
+            return path.name, {name: values[name] for name in configuration.fields() if name in values}
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        return path.name, {name: values[name] for name in configuration.fields() if name in values}
     return "", {}
 
 

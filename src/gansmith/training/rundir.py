@@ -50,22 +50,25 @@ def _take(out: Path, checkpoint_dir: Path | None, locks: ExitStack) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _lock(out, "--out", locks)
     folder = out / "checkpoints"
-    known = folder.exists()
+    known, linked = folder.exists(), checkpoint_dir is not None and not folder.is_symlink()
     if checkpoint_dir is None:
         if folder.is_symlink() and not folder.exists():
             raise UserError(f"{folder} leads to {folder.readlink()}, which is not there; mount that disk.")
         folder.mkdir(exist_ok=True)
     else:
         _link(folder, checkpoint_dir)
-    if folder.is_symlink():
-        _lock(folder, "--checkpoint-dir", locks)
-    if checkpoints.listed(folder) and not known and not (out / "config.yaml").exists():
-        other = folder.resolve()
-        folder.unlink()
-        raise UserError(
-            f"{other} holds the checkpoints of another run, and --out {out} is new; give a new "
-            "--checkpoint-dir, or the other run's --out."
-        )
+    try:
+        if folder.is_symlink():
+            _lock(folder, "--checkpoint-dir", locks)
+        if checkpoints.listed(folder) and not known and not (out / "config.yaml").exists():
+            raise UserError(
+                f"{folder.resolve()} holds the checkpoints of another run, and --out {out} is new; give a "
+                "new --checkpoint-dir, or the other run's --out."
+            )
+    except UserError:
+        if linked:  # or the next try would find it there, as if it were the run's own
+            folder.unlink()
+        raise
     for place in (folder, out / "snapshots", out / "samples", out):
         checkpoints.remove_leftovers(place)
 
