@@ -52,7 +52,7 @@ def test_prediction_is_within_15_percent_of_a_runs_peak(
     predicted = memory.measure(config, classes, group, sizes.micro_batch, sizes.micro_batch_g, dtype)
 
     for name in ("snapshot", "checkpoint"):  # what is measured is training, not drawing and saving
-        monkeypatch.setattr(saving, name, lambda *_: "")
+        monkeypatch.setattr(saving, name, lambda *_: ("", True))
     steps = {"train.duration": 2 * config.train.batch * config.optim.d_steps, "log.statistics_images": 16,
              "log.grid_columns": 1, "log.grid_classes": 1}  # fmt: skip
     with allocated() as found:

@@ -98,7 +98,7 @@ def test_micro_batches_share_one_refresh_pull_back_regularisation_and_reduction(
         train(run, state)
 
     monkeypatch.setattr(loop, "train", start_counting)
-    monkeypatch.setattr(saving, "checkpoint", lambda run, state: "")
+    monkeypatch.setattr(saving, "checkpoint", lambda run, state: ("", True))
     monkeypatch.setattr(saving, "snapshot", lambda run, state: None)
     settings = {"train.batch": 16, "train.micro_batch": micro, "optim.d_steps": 2, "train.duration": 64}
     tiny("run", settings)
