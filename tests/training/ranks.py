@@ -6,6 +6,7 @@ Children are forked from a server that has imported torch once: a start costs te
 import json
 import multiprocessing
 import os
+import random
 import socket
 import sys
 from pathlib import Path
@@ -35,9 +36,15 @@ SETTINGS = TINY | {
 
 
 def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """One that the kernel gives no connection, so that it is still free when processes have started."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def train_flags(images, out, settings):
